@@ -30,7 +30,7 @@ class Column:
     name: str
     role: str
     type: str
-    null: str | int
+    empty: str | int
     largest: int | None = None
     required: bool = True
 
