@@ -1,0 +1,199 @@
+"""The training pipeline's last step: the model.
+
+What lives here: the asset lightgbm_model and its checks, which are facts about models and so plain code. What does
+not: fitting, measuring, tracking (`steps/training.py`, `steps/evaluation.py`, `tracking.py`).
+"""
+
+import base64
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+import duckdb
+import numpy as np
+
+from junk_leads.assets import declared
+from junk_leads.checks import plain_failures, publish
+from junk_leads.errors import TrainingRefused
+from junk_leads.io_managers import Warehouse
+from junk_leads.reference import model_settings
+from junk_leads.resources import HomeResource
+from junk_leads.steps import evaluation
+from junk_leads.steps.encoding import Encoder
+from junk_leads.steps.training import LabelledFeatures, labelled_features, leaking_columns, refuse_unfit, train_booster
+from junk_leads.tracking import Training, log_training
+
+CHECKS = {
+    "has_enough_labelled_leads": "There are enough labelled leads, and enough of each class, to learn from.",
+    "no_column_copies_the_label": "No single column tells the label (AUC below 0.99): one that does has leaked it.",
+    "auc_is_above_the_floor": "On leads held out, the AUC is above the floor, and every metric is a number.",
+}
+
+
+class TrainingConfig(dg.Config):
+    """What a run may say about training; what it leaves out is `reference/model_params.yaml`'s."""
+
+    lightgbm: dict[str, Any] = {}
+    rounds: int = model_settings()["rounds"]
+    minimum_labelled: int = model_settings()["minimum_labelled"]
+    minimum_per_class: int = model_settings()["minimum_per_class"]
+    lowest_auc: float = model_settings()["lowest_auc"]
+
+
+@dg.asset(
+    **declared(
+        "lightgbm_model",
+        "training_pipeline",
+        {"lightgbm", "mlflow"},
+        by_drop=False,
+        check_specs=[
+            dg.AssetCheckSpec(name, asset="lightgbm_model", description=text, blocking=True)
+            for name, text in CHECKS.items()
+        ],
+    )
+)
+def lightgbm_model(
+    context: dg.AssetExecutionContext,
+    config: TrainingConfig,
+    warehouse: dg.ResourceParam[Warehouse],
+    home: HomeResource,
+    mlflow: dg.ResourceParam[Any],
+    significant_levels: duckdb.DuckDBPyRelation,
+    encoded_features: duckdb.DuckDBPyRelation,
+) -> Iterator[Any]:
+    """The model: LightGBM trained on all accepted labelled drops, registered in MLflow as a new version.
+
+    One row: its version, run, encoder, the leads it learned from and its hold-out metrics, measured from probabilities
+    on leads it had not seen. It scores nothing until it is promoted to Production.
+    """
+    with plain_failures():
+        con = warehouse.connection()
+        settings = model_settings()
+        encoder = Encoder.of_table(significant_levels)
+        data = labelled_features(con, encoded_features, encoder)
+        parameters = {**settings["lightgbm"], **config.lightgbm}
+        fitness = data_checks(data, encoder, config)
+        if not all(result.passed for result in fitness):
+            yield from publish(None, fitness)
+        metrics, holdout = _hold_out(data, parameters, config.rounds, settings)
+        results = [*fitness, _floor(metrics, config.lowest_auc)]
+        if not results[-1].passed:
+            yield from publish(None, results)
+        booster = train_booster(data, parameters, config.rounds)
+        counted = con.sql("SELECT drop, count(*) FROM encoded_features WHERE app_complete_flag IS NOT NULL GROUP BY 1")
+        training = Training(
+            booster,
+            encoder,
+            {
+                "threshold": settings["threshold"],
+                "grades": settings["grades"],
+                "share_of_ones": metrics["random_share_of_ones"],
+            },
+            {**parameters, "rounds": config.rounds},
+            metrics,
+            dict(sorted(counted.fetchall())),
+            data.fingerprint,
+            holdout,
+        )
+        version, run_id, plots = log_training(mlflow, home.registry, training)
+        row = _row(con, version, run_id, encoder, len(data), metrics)
+        yield from publish(row, results, _metadata(home, version, run_id, metrics, plots))
+
+
+def data_checks(data: LabelledFeatures, encoder: Encoder, config: TrainingConfig) -> list[dg.AssetCheckResult]:
+    """Whether these labelled leads make a model: enough of them, and no column that copies the label."""
+    ones = int(data.labels.sum())
+    try:
+        refuse_unfit(
+            data.labels, minimum_labelled=config.minimum_labelled, minimum_per_class=config.minimum_per_class
+        )
+    except TrainingRefused as refused:
+        told = {"labelled_leads": len(data), "genuine": ones, "junk": len(data) - ones}
+        return [_result("has_enough_labelled_leads", False, str(refused), told)]
+    told = {"labelled_leads": len(data), "genuine": ones, "junk": len(data) - ones}
+    leaks = leaking_columns(data, encoder, leak_auc=model_settings()["leak_auc"])
+    named = ", ".join(f"{column} (AUC {auc:.3f})" for column, auc in leaks.items())
+    return [
+        _result("has_enough_labelled_leads", True, "", told),
+        _result(
+            "no_column_copies_the_label",
+            not leaks,
+            f"alone tells the label: {named}; take the column out of the labelled drops, or deliver what it was "
+            "before the outcome was known",
+            {"leaking_columns": named},
+        ),
+    ]
+
+
+def _floor(metrics: Mapping[str, float], lowest_auc: float) -> dg.AssetCheckResult:
+    aucs = [metrics[f"{split}_auc"] for split in ("random", "temporal")]
+    passed = bool(np.isfinite(list(metrics.values())).all() and min(aucs) >= lowest_auc)
+    return _result(
+        "auc_is_above_the_floor",
+        passed,
+        f"hold-out AUC is {min(aucs):.3f}, expected at least {lowest_auc:g}; look at the data before training again",
+        {"lowest_auc": lowest_auc, **metrics},
+    )
+
+
+def _result(check: str, passed: bool, why: str, told: Mapping[str, Any]) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key="lightgbm_model",
+        check_name=check,
+        passed=passed,
+        description=CHECKS[check] if passed else why,
+        metadata={**told, "refuses": not passed},
+    )
+
+
+def _hold_out(
+    data: LabelledFeatures, parameters: Mapping[str, Any], rounds: int, settings: Mapping[str, Any]
+) -> tuple[dict[str, float], tuple[np.ndarray, np.ndarray]]:
+    """Metrics of a random and a temporal hold-out, by name, and the temporal one's labels and probabilities."""
+    metrics: dict[str, float] = {}
+    splits = (
+        evaluation.random_split(data, settings["holdout_share"], parameters["seed"]),
+        evaluation.temporal_split(data, settings["holdout_share"]),
+    )
+    for split in splits:
+        booster = train_booster(data.take(split.train), parameters, rounds)
+        test = data.take(split.test)
+        probabilities = np.asarray(booster.predict(test.features))
+        measured = evaluation.measure(test.labels, probabilities, settings["threshold"])
+        metrics |= {f"{split.name}_{name}": value for name, value in measured.items()}
+    return metrics, (test.labels, probabilities)
+
+
+def _row(
+    con: duckdb.DuckDBPyConnection,
+    version: str,
+    run_id: str,
+    encoder: Encoder,
+    rows: int,
+    metrics: Mapping[str, float],
+) -> duckdb.DuckDBPyRelation:
+    cells = ", ".join(f"{value!r}::DOUBLE AS {name}" for name, value in metrics.items())
+    return con.sql(
+        f"SELECT ? AS model_version, ? AS run_id, ? AS encoder_id, ?::BIGINT AS labelled_leads, {cells}",
+        params=[version, run_id, encoder.id, rows],
+    )
+
+
+def _metadata(
+    home: HomeResource, version: str, run_id: str, metrics: Mapping[str, float], plots: Mapping[str, bytes]
+) -> dict[str, Any]:
+    pictures = "\n\n".join(
+        f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})" for name, png in plots.items()
+    )
+    table = "| metric | random | temporal |\n|---|---|---|\n" + "\n".join(
+        f"| {name} | {metrics[f'random_{name}']:.4f} | {metrics[f'temporal_{name}']:.4f} |"
+        for name in (key.removeprefix("random_") for key in metrics if key.startswith("random_"))
+    )
+    return {
+        "model_version": version,
+        "metrics": dg.MetadataValue.md(table),
+        "plots": dg.MetadataValue.md(pictures),
+        "mlflow_run": dg.MetadataValue.url(home.registry.run_url(run_id)),
+        "mlflow_run_id": run_id,
+        **{name: float(value) for name, value in metrics.items()},
+    }

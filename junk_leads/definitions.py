@@ -1,0 +1,42 @@
+"""The code location: everything Dagster is told, from one function that takes overrides.
+
+What lives here: putting assets, jobs, the sensor and resources together. What does not: any of them.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from junk_leads.assets import features, leads, model, predictions
+from junk_leads.home import Home
+from junk_leads.io_managers import Warehouse
+from junk_leads.jobs import JOBS
+from junk_leads.resources import HomeResource, mlflow_resource
+from junk_leads.sensors import make_incoming_sensor
+
+
+def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """The definitions for a home (that of the environment unless told), with resources replaced as given."""
+    home = home or Home.from_environment()
+    return dg.Definitions(
+        assets=dg.load_assets_from_modules([leads, features, model, predictions]),
+        jobs=JOBS,
+        sensors=[
+            make_incoming_sensor(
+                interval_seconds=int(os.environ.get("JUNK_LEADS_SENSOR_SECONDS", "10")),
+                settle_seconds=float(os.environ.get("JUNK_LEADS_SETTLE_SECONDS", "5")),
+            )
+        ],
+        resources={
+            "home": HomeResource(root=str(home.root)),
+            "warehouse": Warehouse(path=str(home.warehouse)),
+            "mlflow": mlflow_resource(home),
+            **(resources or {}),
+        },
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,95 @@
+"""Where everything that a run writes lives: one root, `JUNK_LEADS_HOME`.
+
+What lives here: the names of its folders and files, and putting them in place (the Dagster
+instance's configuration ships with the package). What does not: reading or writing their content.
+"""
+
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+VARIABLE = "JUNK_LEADS_HOME"
+DEFAULT = "data"
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folders and files below one root."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> "Home":
+        """The home that `JUNK_LEADS_HOME` names, or `data/` in the current folder."""
+        return cls(Path(os.environ.get(VARIABLE) or DEFAULT).absolute())
+
+    @property
+    def incoming(self) -> Path:
+        """CSVs dropped for the sensor; a file leaves it when it is done with."""
+        return self.root / "incoming"
+
+    @property
+    def handed(self) -> Path:
+        """Copies of files named on the command line, until they are accepted or refused."""
+        return self.incoming / ".handed"
+
+    @property
+    def quarantine(self) -> Path:
+        """Refused files, each in a folder with its `reason.json`."""
+        return self.root / "quarantine"
+
+    @property
+    def archive(self) -> Path:
+        """Accepted files, as delivered."""
+        return self.root / "archive"
+
+    @property
+    def predictions(self) -> Path:
+        """Scored CSVs and summaries, for people."""
+        return self.root / "predictions"
+
+    @property
+    def reports(self) -> Path:
+        """Reports, for people."""
+        return self.root / "reports"
+
+    @property
+    def warehouse(self) -> Path:
+        """The DuckDB file with every table."""
+        return self.root / "warehouse.duckdb"
+
+    @property
+    def ledger(self) -> Path:
+        """The SQLite file that says which file became which drop."""
+        return self.root / "ledger.db"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Tracking and registry store of MLflow, a SQLite file."""
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def mlartifacts(self) -> Path:
+        """Files logged to MLflow."""
+        return self.root / "mlartifacts"
+
+    @property
+    def dagster(self) -> Path:
+        """The Dagster instance."""
+        return self.root / "dagster"
+
+    def prepare(self) -> "Home":
+        """Make the folders and put the instance's configuration in place; returns the home.
+
+        A `dagster.yaml` that is there already is left as it is: its owner may have changed it.
+        """
+        for folder in (self.handed, self.quarantine, self.archive, self.predictions, self.reports):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.mlartifacts.mkdir(exist_ok=True)
+        self.dagster.mkdir(exist_ok=True)
+        instance = self.dagster / "dagster.yaml"
+        if not instance.exists():
+            shipped = files("junk_leads").joinpath("reference", "dagster.yaml")
+            instance.write_text(shipped.read_text(encoding="utf-8"), encoding="utf-8")
+        return self

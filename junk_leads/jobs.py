@@ -1,0 +1,36 @@
+"""The jobs: declarations only.
+
+What lives here: which assets each pipeline materialises, with a description. What does not: anything that runs.
+"""
+
+import dagster as dg
+
+from junk_leads.assets.features import Consumer
+
+DATA_ASSETS = ("raw_leads", "cleaned_leads", "interaction_groups")
+TRAINING_ASSETS = ("significant_levels", "encoded_features", "lightgbm_model")
+INFERENCE_ASSETS = (*DATA_ASSETS, "encoded_features", "predictions", "prediction_summary")
+
+data_pipeline = dg.define_asset_job(
+    "data_pipeline",
+    selection=list(DATA_ASSETS),
+    description="A drop's file into the warehouse: read, checked, cleaned, interactions grouped. Partition: the drop.",
+)
+
+training_pipeline = dg.define_asset_job(
+    "training_pipeline",
+    selection=list(TRAINING_ASSETS),
+    config={"ops": {"encoded_features": {"config": {"consumer": Consumer.TRAINING.name}}}},
+    description=(
+        "Learns the significant levels of all accepted labelled drops, encodes them, trains LightGBM and registers a "
+        "version. Partitions: the range from the first to the last labelled drop, in one run."
+    ),
+)
+
+inference_pipeline = dg.define_asset_job(
+    "inference_pipeline",
+    selection=list(INFERENCE_ASSETS),
+    description="A drop's file into predictions: the data pipeline, then scoring by the champion. Partition: the drop.",
+)
+
+JOBS = [data_pipeline, training_pipeline, inference_pipeline]

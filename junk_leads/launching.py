@@ -1,0 +1,167 @@
+"""Launching the jobs in this process: what the command line, the demo and the tests share.
+
+What lives here: one run of a job with its failure told in one line, and the account of drops afterwards. What does
+not: parsing and printing (`cli.py`), the jobs themselves (`jobs.py`).
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from junk_leads.errors import JunkLeadsError
+from junk_leads.home import Home
+from junk_leads.ledger import Delivery, Ledger, hand_over
+from junk_leads.registry import Registry, mlflow_quiet
+from junk_leads.warehouse import connect, has_table
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A home with its definitions and Dagster instance, ready to launch jobs."""
+
+    home: Home
+    definitions: dg.Definitions
+    instance: dg.DagsterInstance
+    progress: Progress
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger of deliveries."""
+        return Ledger(self.home)
+
+    @property
+    def registry(self) -> Registry:
+        """The registry of models."""
+        return Registry(self.home)
+
+    def launch(
+        self, job: str, *, drop: str | None = None, drops: tuple[str, str] | None = None, ops: Mapping[str, Any] | None = None
+    ) -> None:
+        """Run a job in this process; raises JunkLeadsError with the first failed step's line."""
+        tags = {}
+        if drops:
+            tags = {"dagster/asset_partition_range_start": drops[0], "dagster/asset_partition_range_end": drops[1]}
+        config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        if ops:
+            config["ops"] = dict(ops)
+        self.progress(f"{job}{f' of {drop}' if drop else ''}")
+        with mlflow_quiet():
+            result = self.definitions.resolve_job_def(job).execute_in_process(
+                instance=self.instance, partition_key=drop, tags=tags, run_config=config, raise_on_error=False
+            )
+        if not result.success:
+            raise JunkLeadsError(failure_line(result.all_events, result.run_id))
+
+    def process(self, file: Path, job: str) -> Delivery:
+        """Hand a file over and run a job on its drop; returns its delivery. Raises JunkLeadsError."""
+        delivery = hand_over(self.home, self.ledger, file)
+        self.instance.add_dynamic_partitions("drops", [delivery.drop])
+        try:
+            self.launch(job, drop=delivery.drop)
+        except JunkLeadsError as error:
+            raise JunkLeadsError(f"{file.name}: {error}{self._quarantined(delivery.drop)}") from error
+        return self.ledger.newest(delivery.drop)
+
+    def _quarantined(self, drop: str) -> str:
+        delivery = self.ledger.newest(drop)
+        return f" (the file and its reason are in {delivery.path.parent})" if delivery.status == "refused" else ""
+
+    def train(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Train on all accepted labelled drops; returns the row of `lightgbm_model`."""
+        labelled = self.labelled_drops()
+        if not labelled:
+            raise JunkLeadsError(
+                "there are no labelled drops to train on; ingest a CSV that has app_complete_flag (at least "
+                "1,000 leads with 120 of each class)"
+            )
+        known = [key for key in self.instance.get_dynamic_partitions("drops")]
+        self.instance.add_dynamic_partitions("drops", [drop for drop in labelled if drop not in known])
+        ordered = [key for key in self.instance.get_dynamic_partitions("drops") if key in labelled]
+        ops = {"encoded_features": {"config": {"consumer": "TRAINING"}}}
+        if overrides:
+            ops["lightgbm_model"] = {"config": dict(overrides)}
+        self.launch("training_pipeline", drops=(ordered[0], ordered[-1]), ops=ops)
+        return self.rows("SELECT * FROM lightgbm_model")[0]
+
+    def labelled_drops(self) -> set[str]:
+        """The accepted drops that have labels."""
+        rows = self.rows("SELECT DISTINCT drop FROM delivered_drops WHERE labelled AND rows_read > 0", "delivered_drops")
+        return {row["drop"] for row in rows}
+
+    def account(self, drop: str) -> dict[str, Any]:
+        """What became of a drop's rows: read, kept, duplicates, rejected."""
+        rows = self.rows(
+            "SELECT drop, rows_read, rows_rejected, labelled, "
+            "(SELECT count(*) FROM cleaned_leads c WHERE c.drop = d.drop) AS kept "
+            "FROM delivered_drops d WHERE drop = ?",
+            "cleaned_leads",
+            [drop],
+        )
+        row = rows[0]
+        return {
+            "drop": drop,
+            "rows_read": row["rows_read"],
+            "kept": row["kept"],
+            "duplicates": row["rows_read"] - row["rows_rejected"] - row["kept"],
+            "rejected": row["rows_rejected"],
+            "labelled": row["labelled"],
+        }
+
+    def rows(self, sql: str, table: str | None = None, parameters: Iterable[Any] = ()) -> list[dict[str, Any]]:
+        """Rows of the warehouse as dictionaries; none when `table` is not there yet."""
+        with connect(self.home.warehouse) as con:
+            if table and not has_table(con, table):
+                return []
+            found = con.execute(sql, list(parameters))
+            names = [column[0] for column in found.description or []]
+            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+@contextmanager
+def platform(home: Home, progress: Progress = lambda line: None) -> Iterator[Platform]:
+    """The platform of a home, its folders and instance put in place."""
+    from junk_leads.definitions import build_defs
+
+    home.prepare()
+    os.environ["DAGSTER_HOME"] = str(home.dagster)
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        yield Platform(home, build_defs(home), instance, progress)
+
+
+def failure_line(events: Iterable[dg.DagsterEvent], run_id: str) -> str:
+    """The first failed step's reason in one line, without a traceback.
+
+    An expected error tells itself; of others the line names the step, the error's kind and the run to look at.
+    """
+    for event in events:
+        if not event.is_step_failure:
+            continue
+        failure = event.step_failure_data
+        if failure.user_failure_data is not None and failure.user_failure_data.description:
+            return failure.user_failure_data.description
+        error = failure.error
+        while error is not None:
+            if error.cls_name in _EXPECTED:
+                return error.message.split(": ", 1)[-1].strip()
+            cause = error.cause or error.context
+            if cause is None:
+                first = error.message.strip().splitlines()[0][:300]
+                return f"step {event.step_key} failed ({first}); look at run {run_id} in the UI"
+            error = cause
+    return f"run {run_id} failed; look at it in the UI"
+
+
+def _kinds(kind: type[JunkLeadsError]) -> Iterator[str]:
+    yield kind.__name__
+    for child in kind.__subclasses__():
+        yield from _kinds(child)
+
+
+_EXPECTED = frozenset(_kinds(JunkLeadsError))

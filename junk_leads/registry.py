@@ -1,0 +1,289 @@
+"""The registry: versions of the model in MLflow, their stages and their history.
+
+What lives here: registering, loading with its hash verified, promoting, archiving, rolling back. What does
+not: training (`steps/training.py`) and who may promote (the gate). MLflow is imported late: it takes seconds.
+
+A stage is an alias (`production`, `staging`) or the tag `archived`; setting an alias is one write, so there is
+one champion at any moment. Every transition is written down as a tag of the registered model.
+"""
+
+import getpass
+import hashlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from junk_leads.errors import JunkLeadsError, NoChampion, RegistryError
+from junk_leads.home import Home
+from junk_leads.steps.encoding import Encoder, reference_id
+from junk_leads.steps.scoring import ScoringModel
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+MODEL = "junk_leads"
+EXPERIMENT = "junk_leads"
+MLFLOW_UI = "http://127.0.0.1:5000"
+STAGES = ("staging", "production", "archived")
+PRODUCTION, STAGING, ARCHIVED = "production", "staging", "archived"
+BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE = "model.txt", "encoder.json", "settings.json"
+_TRANSITION = "transition."
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered version."""
+
+    version: str
+    stage: str
+    created: str
+    run_id: str
+    encoder_id: str
+    metrics: dict[str, float]
+
+
+class Registry:
+    """The registered model of one home."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    @property
+    def client(self) -> "MlflowClient":
+        """MLflow's client of this home, its store initialised once, under a lock."""
+        with _plain_errors():
+            return _client(self.home.mlflow_uri, self.home.root)
+
+    def versions(self) -> list[Version]:
+        """Every version, newest first."""
+        client = self.client
+        with _plain_errors():
+            found = client.search_model_versions(f"name = '{MODEL}'")
+            return sorted((self._version(v) for v in found), key=lambda v: -int(v.version))
+
+    def register(self, run_id: str, model_uri: str, tags: dict[str, str]) -> str:
+        """Register a logged model as the next version; returns its number."""
+        client = self.client
+        with _plain_errors():
+            if not client.search_registered_models(f"name = '{MODEL}'"):
+                client.create_registered_model(MODEL, description="Tells junk leads from genuine ones")
+            made = client.create_model_version(MODEL, model_uri, run_id, tags=tags)
+            self._note(str(made.version), "", "registered", "trained")
+            return str(made.version)
+
+    def champion(self) -> ScoringModel:
+        """The model in Production, verified. Raises NoChampion when there is none."""
+        return self.load(self.champion_version())
+
+    def champion_version(self) -> str:
+        """The version in Production. Raises NoChampion when there is none."""
+        version = self._alias(PRODUCTION)
+        if version is None:
+            raise NoChampion(
+                "no model is in Production yet; run `junk-leads train`, then `junk-leads models promote VERSION --to production`"
+            )
+        return version
+
+    def load(self, version: str) -> ScoringModel:
+        """A version as it scores, its files checked against the hashes they were registered with.
+
+        Raises RegistryError for a version that does not exist, a damaged file, or other reference tables.
+        """
+        client = self.client
+        found = self._found(version)
+        with _plain_errors():
+            from mlflow.artifacts import download_artifacts
+
+            folder = Path(download_artifacts(found.source, tracking_uri=client.tracking_uri)) / "artifacts"
+        return load_scoring_model(folder, version, found.tags.get("files_sha256", ""))
+
+    def run_url(self, run_id: str) -> str:
+        """Where MLflow's UI shows a run."""
+        with _plain_errors():
+            experiment = self.client.get_run(run_id).info.experiment_id
+        return f"{os.environ.get('JUNK_LEADS_MLFLOW_UI', MLFLOW_UI)}/#/experiments/{experiment}/runs/{run_id}"
+
+    def promote(self, version: str, to: str, *, why: str = "", by: str = "") -> None:
+        """Move a version to `staging`, `production` or `archived`; a former champion is archived."""
+        if to not in STAGES:
+            raise RegistryError(f"there is no stage {to!r}; stages are {', '.join(STAGES)}")
+        client, found = self.client, self._found(version)
+        stage = self._stage(found)
+        if stage == to:
+            return
+        if to == PRODUCTION:
+            self.load(version)  # a damaged or unusable version never becomes champion
+        with _plain_errors():
+            former = self._alias(PRODUCTION)
+            if to == ARCHIVED:
+                client.set_model_version_tag(MODEL, version, ARCHIVED, "true")
+            else:
+                client.set_registered_model_alias(MODEL, to, version)
+                client.delete_model_version_tag(MODEL, version, ARCHIVED) if ARCHIVED in found.tags else None
+            for alias in (PRODUCTION, STAGING):
+                if alias != to and self._alias(alias) == version:
+                    client.delete_registered_model_alias(MODEL, alias)
+            self._note(version, stage, to, why, by)
+            if to == PRODUCTION and former is not None and former != version:
+                client.set_model_version_tag(MODEL, former, ARCHIVED, "true")
+                self._note(former, PRODUCTION, ARCHIVED, f"version {version} took its place", by)
+
+    def rollback(self, *, why: str = "", by: str = "") -> str:
+        """Put the version that was in Production before the champion back; returns it."""
+        current = self.champion_version()
+        champions = [e["version"] for e in self.history() if e["to"] == PRODUCTION]
+        before = champions[: len(champions) - champions[::-1].index(current)]
+        former = next((v for v in reversed(before) if v != current), None)
+        if former is None:
+            raise RegistryError(f"version {current} is the first in Production; there is nothing to roll back to")
+        self.promote(former, PRODUCTION, why=why or f"rolled back from version {current}", by=by)
+        return former
+
+    def history(self) -> list[dict[str, str]]:
+        """Every transition, oldest first: when, version, from, to, who, why."""
+        client = self.client
+        with _plain_errors():
+            found = client.search_registered_models(f"name = '{MODEL}'")
+            tags = found[0].tags if found else {}
+        events = sorted((key, value) for key, value in tags.items() if key.startswith(_TRANSITION))
+        return [json.loads(value) for _, value in events]
+
+    def _note(self, version: str, before: str, after: str, why: str, by: str = "") -> None:
+        event = {
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "version": version,
+            "from": before,
+            "to": after,
+            "who": by or _who(),
+            "why": why,
+        }
+        key = f"{_TRANSITION}{time.time_ns():020d}"
+        self.client.set_registered_model_tag(MODEL, key, json.dumps(event, ensure_ascii=False))
+
+    def _alias(self, alias: str) -> str | None:
+        client = self.client
+        with _plain_errors():
+            found = client.search_registered_models(f"name = '{MODEL}'")
+            version = found[0].aliases.get(alias) if found else None
+            return None if version is None else str(version)
+
+    def _found(self, version: str) -> "ModelVersion":
+        client = self.client
+        with _plain_errors():
+            found = client.search_model_versions(f"name = '{MODEL}' and version_number = {int(version)}") if version.isdigit() else []
+        if not found:
+            known = ", ".join(v.version for v in self.versions()) or "none"
+            raise RegistryError(f"there is no version {version!r} of {MODEL}; versions are: {known}")
+        return client.get_model_version(MODEL, version)
+
+    def _stage(self, found: "ModelVersion") -> str:
+        for alias in (PRODUCTION, STAGING):
+            if self._alias(alias) == str(found.version):
+                return alias
+        return ARCHIVED if ARCHIVED in found.tags else ""
+
+    def _version(self, found: "ModelVersion") -> Version:
+        tags = self.client.get_model_version(MODEL, found.version).tags
+        created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat(timespec="seconds")
+        metrics = json.loads(tags.get("metrics", "{}"))
+        return Version(str(found.version), self._stage(found), created, found.run_id, tags.get("encoder_id", ""), metrics)
+
+
+def files_sha256(folder: Path) -> str:
+    """The hashes of a model's files, as the registry keeps them in a tag."""
+    names = (BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE)
+    return json.dumps({name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names})
+
+
+def load_scoring_model(folder: Path, version: str, expected_sha256: str = "") -> ScoringModel:
+    """The model in a folder of its three files, verified before LightGBM reads it.
+
+    LightGBM ends the whole process on a damaged file, so the hashes come first.
+    """
+    import lightgbm as lgb
+
+    try:
+        found = files_sha256(folder)
+    except OSError as error:
+        raise RegistryError(f"version {version} lacks the file {error.filename}; roll back or train again") from error
+    if expected_sha256 and found != expected_sha256:
+        raise RegistryError(
+            f"the files of version {version} are not those that were registered (SHA-256 differs); "
+            f"roll back to another version or restore {folder}"
+        )
+    encoder = Encoder.from_json((folder / ENCODER_FILE).read_text(encoding="utf-8"))
+    if encoder.reference != reference_id():
+        raise RegistryError(
+            f"version {version} was trained with other city tiers or interaction groups than this program has; "
+            f"train again, or use the program it was trained with"
+        )
+    settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    booster = lgb.Booster(model_file=str(folder / BOOSTER_FILE))
+    return ScoringModel(version, booster, encoder, settings)
+
+
+@contextmanager
+def mlflow_quiet() -> Iterator[None]:
+    """MLflow's own chatter (deprecations, hints, alembic's log) kept from a person's terminal."""
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    with mlflow_quiet():
+        try:
+            yield
+        except JunkLeadsError:
+            raise
+        except Exception as error:
+            first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+            raise RegistryError(
+                f"the model registry did not answer ({first}); nothing was changed: check mlflow.db and try again"
+            ) from error
+
+
+@lru_cache(maxsize=8)
+def _client(uri: str, root: Path) -> "MlflowClient":
+    from mlflow import MlflowClient
+
+    # processes that start at once on a new file corrupt its migration
+    with FileLock(root / "mlflow.lock", timeout=300):
+        client = MlflowClient(uri, registry_uri=uri)
+        if client.get_experiment_by_name(EXPERIMENT) is None:
+            client.create_experiment(EXPERIMENT, artifact_location=(root / "mlartifacts").as_uri())
+    return client
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except OSError:
+        return "unknown"
+
+
+def describe(version: Version) -> dict[str, Any]:
+    """A version as `models --json` prints it."""
+    return {
+        "version": version.version,
+        "stage": version.stage,
+        "created": version.created,
+        "metrics": version.metrics,
+        "run_id": version.run_id,
+        "encoder_id": version.encoder_id,
+    }

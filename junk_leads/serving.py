@@ -1,0 +1,68 @@
+"""The servers: Dagster's web UI and daemon, and MLflow's UI, as child processes.
+
+What lives here: starting them on one address, and stopping all of what they start. What does not: what they show.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from junk_leads.errors import JunkLeadsError
+from junk_leads.home import Home
+from junk_leads.registry import Registry
+
+
+def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[[str], None]) -> None:
+    """Serve until interrupted, or until one of the servers ends; raises JunkLeadsError in the latter case."""
+    home.prepare()
+    assert Registry(home).client  # makes MLflow's store, once
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(home.dagster),
+        "JUNK_LEADS_HOME": str(home.root),
+        "JUNK_LEADS_MLFLOW_UI": f"http://{host}:{mlflow_port}",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    commands = {
+        "Dagster": ["dagster", "dev", "-m", "junk_leads.definitions", "-h", host, "-p", str(port)],
+        "MLflow": [
+            *("mlflow", "server", "--backend-store-uri", home.mlflow_uri, "--host", host, "--port", str(mlflow_port)),
+            *("--artifacts-destination", home.mlartifacts.as_uri(), "--workers", "1"),
+        ],
+    }
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    servers = {
+        # a session of its own, so that everything a server starts is stopped with it
+        name: subprocess.Popen([sys.executable, "-m", *command], env=environment, start_new_session=True)
+        for name, command in commands.items()
+    }
+    tell(f"Dagster http://{host}:{port}   MLflow http://{host}:{mlflow_port}   (Ctrl-C stops both)")
+    try:
+        while True:
+            for name, server in servers.items():
+                if server.poll() is not None:
+                    raise JunkLeadsError(
+                        f"{name}'s server ended with code {server.returncode}; is its port taken? "
+                        "choose others with --port and --mlflow-port"
+                    )
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        tell("stopping")
+    finally:
+        for server in servers.values():
+            _stop(server)
+
+
+def _stop(server: "subprocess.Popen[bytes]") -> None:
+    for sign, patience in ((signal.SIGINT, 10), (signal.SIGKILL, 5)):
+        try:
+            os.killpg(server.pid, sign)
+        except ProcessLookupError:
+            return
+        try:
+            server.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue

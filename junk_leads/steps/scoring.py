@@ -1,0 +1,173 @@
+"""Scoring: from features to probability, flag, score, grade and reasons, and the files for people.
+
+What lives here: a model as it scores (booster, encoder, settings) and the scored CSV. What does not: where a
+model is kept (`registry.py`) and how features are made (`encoding.py`). Scoring never learns.
+"""
+
+import csv
+import io
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from junk_leads.errors import RegistryError
+from junk_leads.reference import LeadSchema
+from junk_leads.steps.cleaning import normalise, quoted
+from junk_leads.steps.encoding import Encoder, encode
+from junk_leads.steps.interactions import group_interactions
+from junk_leads.steps.reasons import reasons_of
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
+
+GRADES = ("A", "B", "C", "D")
+PREDICTED = ("probability", "predicted_flag", "score", "grade", "reasons")
+LEADS_AT_ONCE = 100_000
+IDENTITY = ("drop", "lead_number")
+FORMULA_STARTS = "=+-@\t\r"
+
+
+@dataclass(frozen=True)
+class ScoringModel:
+    """A registered version as it scores: what was learned together travels together."""
+
+    version: str
+    booster: "lgb.Booster"
+    encoder: Encoder
+    settings: Mapping[str, Any]
+
+    @property
+    def threshold(self) -> float:
+        """The probability from which a lead is predicted genuine."""
+        return float(self.settings["threshold"])
+
+    @property
+    def grades(self) -> Mapping[str, float]:
+        """The least probability of grades A, B and C."""
+        found: Mapping[str, float] = self.settings["grades"]
+        return found
+
+    def predict(self, features: pa.Table) -> np.ndarray:
+        """Probabilities, shape (n,), of a table with the encoder's features in their order."""
+        if tuple(features.column_names) != self.encoder.features:
+            raise RegistryError(
+                f"these features are not those of encoder {self.encoder.id} in their order; encode the leads with it"
+            )
+        if not features.num_rows:
+            return np.zeros(0)
+        return np.asarray(self.booster.predict(features, validate_features=True))
+
+
+def score_of(probabilities: np.ndarray) -> np.ndarray:
+    """Scores 1 to 99, rising with probability."""
+    return np.clip(np.rint(probabilities * 100), 1, 99).astype(np.int8)
+
+
+def grade_of(probabilities: np.ndarray, grades: Mapping[str, float]) -> np.ndarray:
+    """Grades A to D; `grades` gives the least probability of A, B and C."""
+    bounds = np.array([grades[g] for g in GRADES[:-1]])
+    return np.array(GRADES)[(probabilities[:, None] < bounds).sum(axis=1)]
+
+
+def score_features(
+    con: duckdb.DuckDBPyConnection, encoded: duckdb.DuckDBPyRelation, model: ScoringModel
+) -> Iterator[pa.Table]:
+    """Predictions in pieces: drop, lead_number, probability, predicted_flag, score, grade, reasons, version.
+
+    Takes `encoded_features`; raises RegistryError when a row is of another encoder than the model's own.
+    """
+    foreign = encoded.filter(duckdb.ColumnExpression("encoder_id") != duckdb.ConstantExpression(model.encoder.id))
+    found = foreign.select("encoder_id").limit(1).fetchall()
+    if found:
+        raise RegistryError(
+            f"encoded_features are of encoder {found[0][0]}, version {model.version} takes {model.encoder.id} only; "
+            f"materialise encoded_features for the champion first"
+        )
+    columns = ", ".join(quoted(feature) for feature in model.encoder.features)
+    for drop, most in con.sql("SELECT drop, max(lead_number) FROM encoded GROUP BY drop ORDER BY drop").fetchall():
+        for first in range(0, most + 1, LEADS_AT_ONCE):
+            piece = con.sql(
+                f"SELECT drop, lead_number, {columns} FROM encoded "
+                "WHERE drop = ? AND lead_number >= ? AND lead_number < ? ORDER BY lead_number",
+                params=[drop, first, first + LEADS_AT_ONCE],
+            ).to_arrow_table()
+            yield _predicted(piece, model)
+
+
+def _predicted(piece: pa.Table, model: ScoringModel) -> pa.Table:
+    features = piece.select(list(model.encoder.features))
+    probabilities = model.predict(features)
+    scored = {
+        "probability": probabilities,
+        "predicted_flag": (probabilities >= model.threshold).astype(np.int8),
+        "score": score_of(probabilities),
+        "grade": grade_of(probabilities, model.grades),
+        "reasons": reasons_of(model, features),
+        "model_version": np.full(len(probabilities), model.version),
+    }
+    table = piece.select(["drop", "lead_number"])
+    for name, values in scored.items():
+        table = table.append_column(name, pa.array(values))
+    return table
+
+
+def score_raw_leads(
+    con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation, model: ScoringModel, schema: LeadSchema
+) -> pa.Table:
+    """Predictions for raw leads (drop, lead_number and the typed raw columns), each lead by itself.
+
+    Makes them by the same steps as the graph, without dropping duplicates, so each row gets one.
+    """
+    cleaned = normalise(con, leads, schema)
+    encoded = encode(con, cleaned, group_interactions(con, cleaned), model.encoder)
+    return pa.concat_tables([*score_features(con, encoded, model)])
+
+
+def write_scored_file(
+    con: duckdb.DuckDBPyConnection,
+    path: Path,
+    header: tuple[str, ...],
+    delivered: duckdb.DuckDBPyRelation,
+    predictions: duckdb.DuckDBPyRelation,
+) -> int:
+    """Write the scored CSV whole or not at all: the delivered columns, then what was predicted.
+
+    `delivered` holds lead_number and the columns of `header` as text; one row is written for each of
+    `predictions` (drop, lead_number, probability, ... model_version), in order of lead number. Cells that a
+    spreadsheet would run as a formula are given a leading apostrophe. Returns the rows written.
+    """
+    texts = [name for name in delivered.columns if name != "lead_number"]
+    told = [*IDENTITY, *(name for name in predictions.columns if name not in IDENTITY)]
+    cells = [_inert_sql(f"d.{quoted(name)}") for name in texts] + [f"p.{name}" for name in told]
+    body, part = path.with_suffix(".body"), path.with_suffix(".part")
+    target = str(body).replace("'", "''")
+    con.execute(
+        f"COPY (SELECT {', '.join(f'{cell} AS c{n}' for n, cell in enumerate(cells))} "
+        "FROM predictions AS p JOIN delivered AS d ON p.lead_number = d.lead_number ORDER BY p.lead_number) "
+        f"TO '{target}' (FORMAT csv, HEADER false)"
+    )
+    with part.open("wb") as file, body.open("rb") as rows:
+        heading = io.StringIO()
+        csv.writer(heading, lineterminator="\n").writerow([*map(inert_cell, header), *told])
+        file.write(heading.getvalue().encode())
+        shutil.copyfileobj(rows, file)
+    os.replace(part, path)
+    body.unlink()
+    return len(predictions)
+
+
+def inert_cell(value: str) -> str:
+    """A delivered cell that no spreadsheet takes for a formula."""
+    return f"'{value}" if value and value[0] in FORMULA_STARTS else value
+
+
+def _inert_sql(cell: str) -> str:
+    starts = ", ".join(f"chr({ord(start)})" for start in FORMULA_STARTS)
+    return f"CASE WHEN left({cell}, 1) IN ({starts}) THEN '''' || {cell} ELSE nullif({cell}, '') END"

@@ -1,0 +1,340 @@
+"""From a delivered file to rows of text: the part of reading that knows CSV but no lead schema.
+
+What lives here: opening a path safely, telling what is not UTF-8 CSV, blocks of whole lines, the header,
+and two ways through a block. The quick way hands plain lines to Arrow; the careful way splits any others and
+keeps an unclosed quote from eating the rows below it. A file is one stream of blocks: memory is bounded.
+What does not: which columns there must be and what their values may be (see `reading.py`).
+"""
+
+import codecs
+import csv
+import gzip
+import io
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
+
+from junk_leads.errors import DropRefused
+
+BLOCK_BYTES = 1 << 20  # read at a time; a block ends at its last whole line
+WINDOW = 1 << 16  # bytes; a line that fills one may hold a field that is too long for the careful way
+LONGEST_LINE = 8 << 20  # bytes; a longer line refuses the file
+LONGEST_RECORD = 1 << 20  # characters; a quoted record that goes on for longer counts as unclosed
+MOST_COLUMNS = 1_000
+GZIP_LARGEST = 16 << 30  # bytes that a gzip file may inflate to
+GZIP_RATIO = 100  # and how many times its own size, past the first
+GZIP_FREE = 64 << 20  # bytes
+REREADS = 16  # a block whose damaged quotes ask for more readings than this refuses the file
+
+SIGNATURES = (
+    (b"\xff\xfe\0\0", "UTF-32 text"),
+    (b"\0\0\xfe\xff", "UTF-32 text"),
+    (b"\xff\xfe", "UTF-16 text"),
+    (b"\xfe\xff", "UTF-16 text"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "gzip data"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook (XLS)"),
+    (b"%PDF", "a PDF document"),
+    (b"PAR1", "a Parquet file"),
+)
+WIDE_ENCODINGS = ("UTF-32-LE", "UTF-32-BE", "UTF-16-LE", "UTF-16-BE")
+CONTROL_BYTES = bytes(set(range(32)) - set(b"\0\t\n\f\r\x1a"))
+UNFINISHED = "unexpected end of data"  # what the csv module says of a quote still open at the end
+BAD_QUOTE = "has a quote that is not closed, or closed inside a field"
+TOO_LONG = f"has a field longer than {csv.field_size_limit():,} characters"
+DO = "export the leads again as comma-separated UTF-8 text and deliver that"
+
+
+class Record(NamedTuple):
+    """A data record: `lines[start:end]` of its block, split into fields, or the fault that rejects it."""
+
+    start: int
+    end: int
+    fields: list[str]
+    fault: str | None
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """An open delivery: its header as delivered (no BOM), its first lines, and the blocks that follow.
+
+    `first_line` is the physical line (from 1) on which the first block begins.
+    """
+
+    header: tuple[str, ...]
+    head: list[str]
+    first_line: int
+    blocks: Iterator[bytes]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Delivered]:
+    """Open a delivered CSV, `.gz` inflated on the way, and split off its header.
+
+    Raises DropRefused for what is not a regular file, is empty, too large inflated, not UTF-8 or not CSV;
+    the faults of later blocks are raised as `blocks` gets there.
+    """
+    with _regular_file(path) as file:
+        blocks = _blocks(_chunks(file, zipped=path.suffix.lower() == ".gz"))
+        first = next(blocks).removeprefix(codecs.BOM_UTF8)
+        lines = lines_of(first, 1)
+        reader = csv.reader(lines, strict=True)
+        try:
+            header = tuple(next(reader, ()))
+        except csv.Error as error:
+            raise DropRefused("the quotes in the header do not pair up", where="line 1", do=DO) from error
+        if len(header) > MOST_COLUMNS:
+            limit = f"at most {MOST_COLUMNS:,}"
+            raise DropRefused(
+                f"the header has {len(header):,} columns", where="line 1", expected=limit, do=DO
+            )
+        used = len("".join(lines[: reader.line_num]).encode())
+        yield Delivered(header, lines[:20], reader.line_num + 1, chain([first[used:]], blocks))
+
+
+class Rows(Protocol):
+    """What to make of rows of `width` cells: batches of `schema`, whose first column is lead_number."""
+
+    width: int
+    schema: pa.Schema
+
+    def quick(self, data: bytes) -> Sequence[pa.Array] | None:
+        """The columns after lead_number of a plain block, or None unless every row of it is good."""
+
+    def careful(
+        self, records: list[Record], lines: list[str], number: int, line: int
+    ) -> Iterator[pa.RecordBatch]:
+        """Batches of the records, the first of which is lead `number`; lines[0] is physical line `line`."""
+
+
+def batches(delivered: Delivered, rows: Rows) -> Iterator[pa.RecordBatch]:
+    """Take each block the quick way or else the careful one; a record left open joins the next block.
+
+    Leads are numbered from 1 in file order, whether good or not; blank lines are no rows. Raises DropRefused.
+    """
+    number, line, rest = 1, delivered.first_line, b""
+    for block in chain(delivered.blocks, [b""]):
+        data = rest + block
+        columns = rows.quick(data) if _is_plain(data, line) else None
+        if columns is not None:
+            numbers = pa.array(np.arange(number, number + len(columns[0])))
+            yield pa.RecordBatch.from_arrays([numbers, *columns], schema=rows.schema)
+            number, line, rest = number + len(numbers), line + count_lines(data), b""
+        else:
+            lines = lines_of(data, line)
+            records, used = split(lines, rows.width, final=not block)
+            yield from rows.careful(records, lines, number, line)
+            number, line, rest = number + len(records), line + used, "".join(lines[used:]).encode()
+
+
+def parse(
+    data: bytes, width: int, kinds: dict[int, pa.DataType], nulls: Sequence[str]
+) -> pa.RecordBatch | None:
+    """The columns at these places of a plain block, named by place, as Arrow converts them.
+
+    None if a line is ragged or a cell does not convert.
+    """
+    names = [str(place) for place in range(width)]
+    convert = arrow_csv.ConvertOptions(
+        column_types={names[place]: kind for place, kind in kinds.items()},
+        include_columns=[names[place] for place in kinds],
+        null_values=nulls,
+        strings_can_be_null=True,
+    )
+    whole = arrow_csv.ReadOptions(column_names=names, block_size=len(data) + 1)
+    unquoted = arrow_csv.ParseOptions(quote_char=False, double_quote=False)
+    try:
+        table = arrow_csv.read_csv(pa.BufferReader(data), whole, unquoted, convert)
+    except pa.ArrowInvalid:
+        return None
+    return table.combine_chunks().to_batches()[0]
+
+
+class TextRows:
+    """Rows as the raw text of every delivered column, c0, c1, ...; those that do not split are left out."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        names = [f"c{place}" for place in range(width)]
+        self.schema = pa.schema({"lead_number": pa.int64()} | dict.fromkeys(names, pa.string()))
+
+    def quick(self, data: bytes) -> Sequence[pa.Array] | None:
+        batch = parse(data, self.width, dict.fromkeys(range(self.width), pa.string()), nulls=())
+        return batch and batch.columns
+
+    def careful(
+        self, records: list[Record], lines: list[str], number: int, line: int
+    ) -> Iterator[pa.RecordBatch]:
+        kept = [(number + i, *record.fields) for i, record in enumerate(records) if record.fault is None]
+        if kept:
+            columns = [pa.array(cells) for cells in zip(*kept, strict=True)]
+            yield pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+
+def _is_plain(data: bytes, line: int) -> bool:
+    """Whether each line of a block is one record, made of what stands between its commas.
+
+    Raises DropRefused when the block is not UTF-8.
+    """
+    if not data.isascii():
+        as_text(data, line)
+    windows = range(0, len(data) - WINDOW, WINDOW)
+    return not (b'"' in data or b"\0" in data or any(data.find(b"\n", at, at + WINDOW) < 0 for at in windows))
+
+
+def lines_of(data: bytes, first_line: int) -> list[str]:
+    r"""The physical lines of whole lines of UTF-8, each with its own end (\n, \r\n or \r)."""
+    return list(io.StringIO(as_text(data, first_line), newline=""))
+
+
+def as_text(data: bytes, first_line: int) -> str:
+    """Decode UTF-8; raises DropRefused with the line, counted from `first_line`."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = first_line + count_lines(data[: error.start])
+        raise DropRefused(
+            f"the file is not UTF-8: line {line} looks like Latin-1, Windows-1252 or another 8-bit encoding",
+            where=f"line {line}",
+            expected="UTF-8",
+            do=DO,
+        ) from error
+
+
+def count_lines(data: bytes) -> int:
+    r"""How many line ends (\n, \r\n or \r) stand in `data`."""
+    lone = data.count(b"\r") - data.count(b"\r\n") if b"\r" in data else 0
+    return data.count(b"\n") + lone
+
+
+def split(lines: list[str], width: int, *, final: bool) -> tuple[list[Record], int]:
+    """Split lines into records of `width` fields, and tell how many lines were used up.
+
+    Every line end outside quotes ends a record; blank lines are no records. A quoted record that does not
+    come out right costs its first line alone: splitting starts afresh on the next one. Unless `final`, a
+    record still open at the end is left for the next call, together with the lines that follow here.
+    """
+    records: list[Record] = []
+    budget = REREADS * max(BLOCK_BYTES, sum(map(len, lines)))
+    has_nul = any("\0" in line for line in lines)
+    start = 0
+    while start < len(lines):
+        base, fault = start, BAD_QUOTE
+        reader = csv.reader(map(lines.__getitem__, range(base, len(lines))), strict=True)
+        try:
+            for fields in reader:
+                end = base + reader.line_num
+                if end - start > 1 and _swallows_rows(fields, lines[start:end], width):
+                    break
+                if len(fields) > 1 or "".join(fields).strip(" \t"):
+                    records.append(Record(start, end, fields, _fault(fields, width, has_nul)))
+                start = end
+            else:
+                break
+        except csv.Error as error:
+            rest = sum(map(len, lines[start:]))
+            if str(error) == UNFINISHED and not final and rest <= LONGEST_RECORD:
+                break
+            if base + reader.line_num == start + 1 and str(error).startswith("field larger"):
+                fault = TOO_LONG
+        budget -= sum(map(len, lines[start + 1 : base + reader.line_num]))
+        if budget < 0:
+            raise DropRefused("the quotes in the file do not pair up in too many places", do=DO)
+        records.append(Record(start, start + 1, [], fault))
+        start += 1
+    return records, start
+
+
+def _swallows_rows(fields: list[str], lines: list[str], width: int) -> bool:
+    """Whether a record of several lines is no record but an unclosed quote with rows in it."""
+    return len(fields) != width or any(line.count(",") == width - 1 for line in lines[1:-1])
+
+
+def _fault(fields: list[str], width: int, has_nul: bool) -> str | None:
+    if has_nul and any("\0" in field for field in fields):
+        return "holds a NUL byte"
+    return None if len(fields) == width else f"has {len(fields)} fields where the header has {width}"
+
+
+def _regular_file(path: Path) -> BinaryIO:
+    """Open without following a link and without waiting for a FIFO's writer."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        _refuse_irregular(os.lstat(path).st_mode)
+        file = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115 (the caller closes)
+        _refuse_irregular(os.fstat(file.fileno()).st_mode)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "its name is not a file's"
+        raise DropRefused(f"the file cannot be opened: {why}", do="check its name and permissions") from error
+    return file
+
+
+def _refuse_irregular(mode: int) -> None:
+    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a named pipe", stat.S_IFDIR: "a directory"}
+    if not stat.S_ISREG(mode):
+        kind = kinds.get(stat.S_IFMT(mode), "a device or a socket")
+        raise DropRefused(f"the path is {kind}", expected="a regular file", do="deliver the file itself")
+
+
+def _chunks(file: BinaryIO, *, zipped: bool) -> Iterator[bytes]:
+    source = gzip.GzipFile(fileobj=file) if zipped else file
+    largest = min(GZIP_LARGEST, GZIP_FREE + GZIP_RATIO * os.fstat(file.fileno()).st_size)
+    size = 0
+    try:
+        while chunk := source.read(BLOCK_BYTES):
+            if not size:
+                _refuse_disguised(chunk)
+            size += len(chunk)
+            if zipped and size > largest:
+                raise DropRefused(
+                    "the gzip data inflates beyond its cap",
+                    expected=f"at most {largest:,} bytes for its size",
+                    do="deliver the CSV uncompressed, or in parts",
+                )
+            yield chunk
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DropRefused("the file is named .gz but does not hold whole gzip data", do=DO) from error
+    if not size:
+        raise DropRefused("the file is empty (0 bytes)", do=DO)
+
+
+def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Cut chunks into blocks of whole lines; a line end split over two chunks stays whole."""
+    pending = b""
+    for chunk in chunks:
+        pending += chunk
+        cut = max(pending.rfind(b"\n"), pending.rfind(b"\r", 0, -1)) + 1
+        if cut:
+            yield pending[:cut]
+            pending = pending[cut:]
+        if len(pending) > LONGEST_LINE:
+            raise DropRefused(f"a line is longer than {LONGEST_LINE:,} bytes", do=DO)
+    if pending:
+        yield pending
+
+
+def _refuse_disguised(head: bytes) -> None:
+    """Refuse, naming it, what is not 8-bit text by the look of its first chunk."""
+    kind = next((kind for prefix, kind in SIGNATURES if head.startswith(prefix)), None)
+    if kind == "a zip archive" and b"[Content_Types].xml" in head:
+        kind = "an Excel workbook (XLSX)"
+    elif kind is None and head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<"):
+        kind = "an HTML or XML page"
+    elif kind is None and b"\0" in re.split(rb"[\r\n]", head, maxsplit=1)[0]:
+        wide = (name for name in WIDE_ENCODINGS if head[:40].decode(name, "replace").isascii())
+        kind = next((f"{name[:6]} text" for name in wide), "binary data")
+    elif kind is None and len(head.translate(None, CONTROL_BYTES)) < 0.98 * len(head):
+        kind = "binary data"
+    if kind:
+        raise DropRefused(f"the file is {kind}", expected="CSV text in UTF-8", do=DO)
