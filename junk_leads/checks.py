@@ -90,7 +90,14 @@ def inert(text: str, longest: int = 300) -> str:
     """Text that Markdown and HTML show as it is, on one line."""
     text = " ".join(text.split())
     text = text if len(text) <= longest else text[: longest - 1] + "…"
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("[", "&#91;"), ("`", "&#96;")):
+    for character, entity in (
+        ("&", "&amp;"),
+        ("<", "&lt;"),
+        (">", "&gt;"),
+        ("|", "&#124;"),
+        ("[", "&#91;"),
+        ("`", "&#96;"),
+    ):
         text = text.replace(character, entity)
     return text
 
@@ -137,7 +144,9 @@ def publish(
         yield dg.Output(value, metadata=dict(metadata or {}))
     yield from results
     if reason is not None:
-        raise dg.Failure(f"{results[0].asset_key.to_user_string()} was not stored: {reason}", allow_retries=False)
+        key = results[0].asset_key
+        name = key.to_user_string() if key else "the output"
+        raise dg.Failure(f"{name} was not stored: {reason}", allow_retries=False)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +34,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Files = Annotated[list[Path], typer.Argument(help="CSV files (also .csv.gz); copied, never moved or changed.")]
 
 
-class Stage(str, Enum):
+class Stage(StrEnum):
     """The stages of a version."""
 
     staging = "staging"
@@ -215,7 +215,8 @@ def demo(
     content = {"ingested": account, "version": row["model_version"], "auc": row["random_auc"], "scored": scored}
     text = (
         f"{account['kept']:,} labelled leads ingested, version {row['model_version']} trained (AUC "
-        f"{row['random_auc']:.3f}) and promoted\n{scored['rows']:,} new leads scored: {scored['share_of_ones']:.2%} 1s, "
+        f"{row['random_auc']:.3f}) and promoted\n"
+        f"{scored['rows']:,} new leads scored: {scored['share_of_ones']:.2%} 1s, "
         f"{1 - scored['share_of_ones']:.2%} 0s\n\n"
         f"scored leads   {scored['predictions']}\nsummary        {scored['summary']}\n"
         "next           junk-leads ui        (the asset graph, checks and models in a browser)\n"
@@ -297,7 +298,9 @@ def main() -> None:
         typer.echo(f"junk-leads: {error}", err=True)
         sys.exit(1)
     except OSError as error:
-        typer.echo(f"junk-leads: {error.strerror or error}: {error.filename or ''}; check the disk and rights", err=True)
+        typer.echo(
+            f"junk-leads: {error.strerror or error}: {error.filename or ''}; check the disk and rights", err=True
+        )
         sys.exit(1)
 
 

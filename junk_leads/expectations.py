@@ -142,9 +142,9 @@ def _validate_frame(expectations: list[Expectation], pieces: "Iterator[pd.DataFr
 
 def _evidence(expectation: Expectation, results: list[dict[str, Any]]) -> Evidence:
     if "_table_" in expectation.type or not results:
-        result = results[0] if results else {"success": True, "result": {}}
-        details = result["result"].get("details", {}).get("mismatched")
-        observed = details or result["result"].get("observed_value")
+        result: dict[str, Any] = results[0] if results else {"success": True, "result": {}}
+        found = result["result"]
+        observed = found.get("details", {}).get("mismatched") or found.get("observed_value")
         return Evidence(expectation, bool(result["success"]), observed)
     elements = sum(r["result"].get("element_count", 0) for r in results)
     missing = sum(r["result"].get("missing_count", 0) or 0 for r in results)

@@ -72,9 +72,7 @@ class Warehouse(dg.ConfigurableIOManager):
 
 def describe(relation: duckdb.DuckDBPyRelation, row_count: int) -> dict[str, dg.MetadataValue]:
     """Row count, column schema and a preview, as Dagster shows them."""
-    columns = [
-        dg.TableColumn(name, str(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)
-    ]
+    columns = [dg.TableColumn(name, str(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)]
     return {
         "dagster/row_count": dg.MetadataValue.int(row_count),
         "dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(columns=columns)),

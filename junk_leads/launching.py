@@ -42,7 +42,12 @@ class Platform:
         return Registry(self.home)
 
     def launch(
-        self, job: str, *, drop: str | None = None, drops: tuple[str, str] | None = None, ops: Mapping[str, Any] | None = None
+        self,
+        job: str,
+        *,
+        drop: str | None = None,
+        drops: tuple[str, str] | None = None,
+        ops: Mapping[str, Any] | None = None,
     ) -> None:
         """Run a job in this process; raises JunkLeadsError with the first failed step's line."""
         tags = {}
@@ -81,7 +86,7 @@ class Platform:
                 "there are no labelled drops to train on; ingest a CSV that has app_complete_flag (at least "
                 "1,000 leads with 120 of each class)"
             )
-        known = [key for key in self.instance.get_dynamic_partitions("drops")]
+        known = set(self.instance.get_dynamic_partitions("drops"))
         self.instance.add_dynamic_partitions("drops", [drop for drop in labelled if drop not in known])
         ordered = [key for key in self.instance.get_dynamic_partitions("drops") if key in labelled]
         ops = {"encoded_features": {"config": {"consumer": "TRAINING"}}}
@@ -92,7 +97,9 @@ class Platform:
 
     def labelled_drops(self) -> set[str]:
         """The accepted drops that have labels."""
-        rows = self.rows("SELECT DISTINCT drop FROM delivered_drops WHERE labelled AND rows_read > 0", "delivered_drops")
+        rows = self.rows(
+            "SELECT DISTINCT drop FROM delivered_drops WHERE labelled AND rows_read > 0", "delivered_drops"
+        )
         return {row["drop"] for row in rows}
 
     def account(self, drop: str) -> dict[str, Any]:

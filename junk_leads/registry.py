@@ -91,7 +91,8 @@ class Registry:
         version = self._alias(PRODUCTION)
         if version is None:
             raise NoChampion(
-                "no model is in Production yet; run `junk-leads train`, then `junk-leads models promote VERSION --to production`"
+                "no model is in Production yet; run `junk-leads train`, then "
+                "`junk-leads models promote VERSION --to production`"
             )
         return version
 
@@ -105,7 +106,8 @@ class Registry:
         with _plain_errors():
             from mlflow.artifacts import download_artifacts
 
-            folder = Path(download_artifacts(found.source, tracking_uri=client.tracking_uri)) / "artifacts"
+            logged = client.get_logged_model(found.source.rsplit("/", 1)[-1])
+            folder = Path(download_artifacts(f"{logged.artifact_location}/artifacts"))
         return load_scoring_model(folder, version, found.tags.get("files_sha256", ""))
 
     def run_url(self, run_id: str) -> str:
@@ -181,9 +183,9 @@ class Registry:
     def _found(self, version: str) -> "ModelVersion":
         client = self.client
         with _plain_errors():
-            found = client.search_model_versions(f"name = '{MODEL}' and version_number = {int(version)}") if version.isdigit() else []
-        if not found:
-            known = ", ".join(v.version for v in self.versions()) or "none"
+            known = [str(v.version) for v in client.search_model_versions(f"name = '{MODEL}'")]
+        if version not in known:
+            known = ", ".join(known) or "none"
             raise RegistryError(f"there is no version {version!r} of {MODEL}; versions are: {known}")
         return client.get_model_version(MODEL, version)
 
@@ -197,7 +199,9 @@ class Registry:
         tags = self.client.get_model_version(MODEL, found.version).tags
         created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat(timespec="seconds")
         metrics = json.loads(tags.get("metrics", "{}"))
-        return Version(str(found.version), self._stage(found), created, found.run_id, tags.get("encoder_id", ""), metrics)
+        return Version(
+            str(found.version), self._stage(found), created, found.run_id, tags.get("encoder_id", ""), metrics
+        )
 
 
 def files_sha256(folder: Path) -> str:
@@ -238,6 +242,7 @@ def mlflow_quiet() -> Iterator[None]:
     """MLflow's own chatter (deprecations, hints, alembic's log) kept from a person's terminal."""
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -15,7 +15,7 @@ from junk_leads.ledger import Ledger
 from junk_leads.registry import EXPERIMENT, Registry, mlflow_quiet
 
 
-class HomeResource(dg.ConfigurableResource):
+class HomeResource(dg.ConfigurableResource[Any]):
     """The home of one machine: folders, ledger of deliveries, registry of models."""
 
     root: str
@@ -45,9 +45,9 @@ def mlflow_resource(home: Home) -> dg.ResourceDefinition:
             "mlflow_tracking_uri": dg.Field(str, default_value=home.mlflow_uri),
             "parent_run_id": dg.Field(dg.Noneable(str), default_value=None, is_required=False),
             "mlflow_run_id": dg.Field(dg.Noneable(str), default_value=None, is_required=False),
-            "env": dg.Field(dg.Permissive(), default_value={}),
+            "env": dg.Field(dict, default_value={}),
             "env_to_tag": dg.Field(dg.Noneable(list), default_value=None, is_required=False),
-            "extra_tags": dg.Field(dg.Permissive(), default_value={}),
+            "extra_tags": dg.Field(dict, default_value={}),
         }
     )
     def tracking(context: dg.InitResourceContext) -> Iterator[Any]:

@@ -40,7 +40,8 @@ class RawLeadModel(PythonModel):  # type: ignore[misc]
             con.register("frame", frame.assign(lead_number=range(len(frame))))
             leads = con.sql(f"SELECT '' AS drop, lead_number, {', '.join(cells)} FROM frame")
             scored = score_raw_leads(con, leads, self.model, SCHEMA)
-        return scored.select(list(PREDICTED)).to_pandas()
+        predicted: pd.DataFrame = scored.select(list(PREDICTED)).to_pandas()
+        return predicted
 
 
 set_model(RawLeadModel())

@@ -183,7 +183,7 @@ def make_incoming_sensor(*, interval_seconds: int, settle_seconds: float) -> dg.
             run_requests=requests,
             skip_reason=None if requests else (reasons or "nothing in incoming/"),
             cursor=json.dumps({file.name: file.mark for file in files}),
-            dynamic_partitions_requests=[DROPS.build_add_request([r.partition_key for r in requests])],
+            dynamic_partitions_requests=[DROPS.build_add_request([str(r.partition_key) for r in requests])],
         )
 
     return incoming_sensor
@@ -231,4 +231,3 @@ def _run_states(instance: dg.DagsterInstance, waiting: Sequence[Delivery]) -> di
 
 def _tag(text: str) -> str:
     return text.encode("ascii", "replace").decode()[:60]
-

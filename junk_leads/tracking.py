@@ -124,7 +124,12 @@ def _example() -> Any:
     """One invented lead with every column that a delivered one has."""
     import pandas as pd
 
-    known = {"created_date": "2021-07-01 09:30:00", "city_mapped": "pune", "total_leads_droppped": 1.0, "referred_lead": 0.0}
+    known = {
+        "created_date": "2021-07-01 09:30:00",
+        "city_mapped": "pune",
+        "total_leads_droppped": 1.0,
+        "referred_lead": 0.0,
+    }
     row: dict[str, Any] = {}
     for column in lead_schema().columns:
         if column.role != "label":

@@ -91,9 +91,7 @@ def holds(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
     return dict(rows)
 
 
-def rows_of(
-    con: duckdb.DuckDBPyConnection, table: str, drops: Sequence[str] | None = None
-) -> duckdb.DuckDBPyRelation:
+def rows_of(con: duckdb.DuckDBPyConnection, table: str, drops: Sequence[str] | None = None) -> duckdb.DuckDBPyRelation:
     """The rows of a table: of some drops, or all. Nothing is read until the relation is used.
 
     Raises DropUnknown when a single drop is asked for that the table does not hold, or holds of a former
@@ -116,7 +114,7 @@ def rows_of(
 def has_table(con: duckdb.DuckDBPyConnection, table: str) -> bool:
     """Whether the warehouse has this table."""
     found = con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = ? AND NOT temporary", [table])
-    return found.fetchall()[0][0] > 0
+    return bool(found.fetchall()[0][0])
 
 
 def quoted(name: str) -> str:

@@ -38,9 +38,7 @@ class EncodingConfig(dg.Config):
 
 
 @dg.asset(**declared("significant_levels", "training_pipeline", {"duckdb"}, by_drop=False))
-def significant_levels(
-    warehouse: dg.ResourceParam[Warehouse], cleaned_leads: duckdb.DuckDBPyRelation
-) -> Iterator[Any]:
+def significant_levels(warehouse: dg.ResourceParam[Warehouse], cleaned_leads: duckdb.DuckDBPyRelation) -> Iterator[Any]:
     """Significant levels: one row for each level of platform, medium, source and city that training keeps.
 
     The most frequent levels that together reach 90 % of the labelled leads; the rest become `others`. They are

@@ -102,23 +102,23 @@ def _refused_result(delivery: Delivery, refused: DropRefused) -> dg.AssetCheckRe
     if results[0].passed:  # the columns are there: something else is wrong with the file
         expectation = suite.of_check("has_every_required_column")[0]
         results = [check_result(suite, expectation.check, [Evidence(expectation, False, str(refused))])]
-    told = {f"refused_{key}": value for key, value in refused.as_dict().items() if value}
+    told = {f"refused_{key}": dg.MetadataValue.text(value) for key, value in refused.as_dict().items() if value}
     return results[0]._replace(metadata={**results[0].metadata, **told})
 
 
 def _mend(reading: Reading) -> str:
     """What to do about rejected rows, naming where they are but not what they hold."""
     told = reading.rejected.aggregate("column_name, reason, count(*) AS n, min(line) AS line").order("n DESC").limit(3)
-    rows = [f"{n} rows: {column or 'row'} {reason} (first in line {line})" for column, reason, n, line in told.fetchall()]
+    rows = [
+        f"{n} rows: {column or 'row'} {reason} (first in line {line})" for column, reason, n, line in told.fetchall()
+    ]
     return f"mend the file and deliver it again: {'; '.join(rows)}" if rows else "mend the file and deliver it again"
 
 
-def _delivered(
-    con: duckdb.DuckDBPyConnection, delivery: Delivery, reading: Reading
-) -> duckdb.DuckDBPyRelation:
+def _delivered(con: duckdb.DuckDBPyConnection, delivery: Delivery, reading: Reading) -> duckdb.DuckDBPyRelation:
     """One row about the file behind a drop: its table is `delivered_drops`."""
     return con.sql(
-        'SELECT ? AS drop, ? AS file_name, ? AS content, ?::VARCHAR[] AS header, ?::BOOLEAN AS labelled, '
+        "SELECT ? AS drop, ? AS file_name, ? AS content, ?::VARCHAR[] AS header, ?::BOOLEAN AS labelled, "
         "?::BIGINT AS rows_read, ?::BIGINT AS rows_rejected",
         params=[
             delivery.drop,
@@ -184,7 +184,8 @@ def interaction_groups(
     context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse], cleaned_leads: duckdb.DuckDBPyRelation
 ) -> Iterator[Any]:
     """Interactions in groups: one row for each cleaned lead, the 37 columns summed into assistance, career,
-    payment, social and syllabus interactions by the reference table."""
+    payment, social and syllabus interactions by the reference table.
+    """
     with plain_failures():
         con = warehouse.connection()
         groups = stage(con, "interaction_groups", group_interactions(con, cleaned_leads))

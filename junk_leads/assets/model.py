@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import duckdb
 import numpy as np
+from pydantic import Field
 
 from junk_leads.assets import declared
 from junk_leads.checks import plain_failures, publish
@@ -33,7 +34,7 @@ CHECKS = {
 class TrainingConfig(dg.Config):
     """What a run may say about training; what it leaves out is `reference/model_params.yaml`'s."""
 
-    lightgbm: dict[str, Any] = {}
+    lightgbm: dict[str, Any] = Field(default_factory=dict)
     rounds: int = model_settings()["rounds"]
     minimum_labelled: int = model_settings()["minimum_labelled"]
     minimum_per_class: int = model_settings()["minimum_per_class"]
@@ -104,9 +105,7 @@ def data_checks(data: LabelledFeatures, encoder: Encoder, config: TrainingConfig
     """Whether these labelled leads make a model: enough of them, and no column that copies the label."""
     ones = int(data.labels.sum())
     try:
-        refuse_unfit(
-            data.labels, minimum_labelled=config.minimum_labelled, minimum_per_class=config.minimum_per_class
-        )
+        refuse_unfit(data.labels, minimum_labelled=config.minimum_labelled, minimum_per_class=config.minimum_per_class)
     except TrainingRefused as refused:
         told = {"labelled_leads": len(data), "genuine": ones, "junk": len(data) - ones}
         return [_result("has_enough_labelled_leads", False, str(refused), told)]

@@ -48,7 +48,7 @@ def predictions(
             "CREATE OR REPLACE TEMP TABLE staged_predictions (drop VARCHAR, lead_number BIGINT, probability DOUBLE, "
             "predicted_flag TINYINT, score TINYINT, grade VARCHAR, reasons VARCHAR, model_version VARCHAR)"
         )
-        for piece in score_features(con, encoded_features, model):
+        for piece in score_features(con, encoded_features, model):  # noqa: B007  DuckDB finds it by this name
             con.execute("INSERT INTO staged_predictions BY NAME SELECT * FROM piece")
         scored = con.table("staged_predictions")
         results = predictions_checks(con, scored, accounting.count(encoded_features))
@@ -102,9 +102,7 @@ def prediction_summary(
         figures = summarise(con, predictions, {**counts, "scored_at": now})
         model = home.registry.load(figures["model_version"] or home.registry.champion_version())
         results = prediction_summary_checks(con, figures, model.settings["share_of_ones"])
-        row = con.sql(
-            "SELECT " + ", ".join(f"? AS {name}" for name in figures), params=list(figures.values())
-        )
+        row = con.sql("SELECT " + ", ".join(f"? AS {name}" for name in figures), params=list(figures.values()))
         _write(home.home.predictions / f"{drop}.summary.txt", summary_text(figures))
         yield from publish(row, results, {"summary": dg.MetadataValue.md(summary_markdown(figures))})
 

@@ -1,0 +1,1 @@
+"""Pure steps: from relations or frames to relations or frames; no Dagster, MLflow or Great Expectations."""

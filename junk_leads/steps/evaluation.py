@@ -23,9 +23,7 @@ def random_split(data: LabelledFeatures, share: float, seed: int) -> Split:
     """A random split with the same share of genuine leads on both sides; `share` is tested."""
     from sklearn.model_selection import train_test_split
 
-    train, test = train_test_split(
-        np.arange(len(data)), test_size=share, random_state=seed, stratify=data.labels
-    )
+    train, test = train_test_split(np.arange(len(data)), test_size=share, random_state=seed, stratify=data.labels)
     return Split("random", np.sort(train), np.sort(test))
 
 

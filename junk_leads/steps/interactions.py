@@ -8,9 +8,7 @@ import duckdb
 from junk_leads.reference import INTERACTION_GROUPS, interaction_groups
 
 
-def group_interactions(
-    con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation
-) -> duckdb.DuckDBPyRelation:
+def group_interactions(con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     """Interaction groups: one row for each cleaned lead.
 
     Takes cleaned leads (counts without nulls); returns `drop`, `lead_number` and five BIGINT sums:

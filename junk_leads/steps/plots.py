@@ -16,15 +16,14 @@ def plot_holdout(labels: np.ndarray, probabilities: np.ndarray, threshold: float
     from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
     plots = {}
-    for name, draw in {
-        "roc_curve": lambda ax: RocCurveDisplay.from_predictions(labels, probabilities, ax=ax, plot_chance_level=True),
-        "precision_recall_curve": lambda ax: PrecisionRecallDisplay.from_predictions(labels, probabilities, ax=ax),
-        "confusion_matrix": lambda ax: ConfusionMatrixDisplay.from_predictions(
-            labels, (probabilities >= threshold).astype(int), display_labels=["junk", "genuine"], ax=ax, colorbar=False
-        ),
-    }.items():
+    flags = (probabilities >= threshold).astype(int)
+    for name, display, values, options in (
+        ("roc_curve", RocCurveDisplay, probabilities, {"plot_chance_level": True}),
+        ("precision_recall_curve", PrecisionRecallDisplay, probabilities, {"plot_chance_level": True}),
+        ("confusion_matrix", ConfusionMatrixDisplay, flags, {"display_labels": ["junk", "genuine"], "colorbar": False}),
+    ):
         figure = Figure(figsize=(5, 4), layout="constrained")
-        draw(figure.subplots())
+        display.from_predictions(labels, values, ax=figure.subplots(), **options)
         plots[f"{name}.png"] = _png(figure)
     return plots
 

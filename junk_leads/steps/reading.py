@@ -105,6 +105,7 @@ def delivered_rows(con: duckdb.DuckDBPyConnection, path: Path) -> duckdb.DuckDBP
     A TEMP table named as the relation's alias. Raises DropRefused as `read_leads` does, save for the columns.
     """
     with opened(path) as delivered:
+        _recognise(delivered, lead_schema())
         rows = TextRows(len(delivered.header))
         return con.table(_load(con, rows.schema, batches(delivered, rows)))
 

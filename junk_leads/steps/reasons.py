@@ -43,21 +43,31 @@ def contributions(model: "ScoringModel", features: pa.Table) -> tuple[np.ndarray
 
 
 def reasons_of(model: "ScoringModel", features: pa.Table) -> list[str]:
-    """For each of n leads its three strongest reasons, as one text."""
+    """For each of n leads its three strongest reasons, as one text.
+
+    Leads with the same features have the same reasons, and are many: each kind is explained once.
+    """
     if not features.num_rows:
         return []
+    matrix = np.stack([column.to_numpy() for column in features.columns], axis=1)
+    rows = matrix.view(np.dtype((np.void, matrix.dtype.itemsize * matrix.shape[1]))).ravel()
+    _, kinds, kind_of_lead = np.unique(rows, return_index=True, return_inverse=True)
+    told = _reasons_of_kinds(model, features.take(pa.array(kinds)))
+    return [told[kind] for kind in kind_of_lead]
+
+
+def _reasons_of_kinds(model: "ScoringModel", features: pa.Table) -> list[str]:
     grouped, columns, _ = contributions(model, features)
     strongest = np.argsort(-np.abs(grouped), axis=1, kind="stable")[:, :STRONGEST]
     words = {column: _told(column, model.encoder, features) for column in columns}
-    reasons = []
-    for row, places in enumerate(strongest):
-        told = [
+    return [
+        "; ".join(
             f"{words[columns[place]][row]} ({'speaks for' if grouped[row, place] > 0 else 'speaks against'} the lead)"
             for place in places
             if grouped[row, place]
-        ]
-        reasons.append("; ".join(told))
-    return reasons
+        )
+        for row, places in enumerate(strongest)
+    ]
 
 
 def _told(column: str, encoder: Encoder, features: pa.Table) -> list[str]:

@@ -67,13 +67,15 @@ class ScoringModel:
 
 def score_of(probabilities: np.ndarray) -> np.ndarray:
     """Scores 1 to 99, rising with probability."""
-    return np.clip(np.rint(probabilities * 100), 1, 99).astype(np.int8)
+    scores: np.ndarray = np.clip(np.rint(probabilities * 100), 1, 99).astype(np.int8)
+    return scores
 
 
 def grade_of(probabilities: np.ndarray, grades: Mapping[str, float]) -> np.ndarray:
     """Grades A to D; `grades` gives the least probability of A, B and C."""
     bounds = np.array([grades[g] for g in GRADES[:-1]])
-    return np.array(GRADES)[(probabilities[:, None] < bounds).sum(axis=1)]
+    grade: np.ndarray = np.array(GRADES)[(probabilities[:, None] < bounds).sum(axis=1)]
+    return grade
 
 
 def score_features(

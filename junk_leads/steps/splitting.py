@@ -143,7 +143,7 @@ def parse(
 ) -> pa.RecordBatch | None:
     """The columns at these places of a plain block, named by place, as Arrow converts them.
 
-    None if a line is ragged or a cell does not convert.
+    None if there is no row, a line is ragged or a cell does not convert.
     """
     names = [str(place) for place in range(width)]
     convert = arrow_csv.ConvertOptions(
@@ -158,7 +158,7 @@ def parse(
         table = arrow_csv.read_csv(pa.BufferReader(data), whole, unquoted, convert)
     except pa.ArrowInvalid:
         return None
-    return table.combine_chunks().to_batches()[0]
+    return table.combine_chunks().to_batches()[0] if len(table) else None
 
 
 class TextRows:
@@ -237,14 +237,14 @@ def split(lines: list[str], width: int, *, final: bool) -> tuple[list[Record], i
                 end = base + reader.line_num
                 if end - start > 1 and _swallows_rows(fields, lines[start:end], width):
                     break
-                if len(fields) > 1 or "".join(fields).strip(" \t"):
+                if len(fields) > 1 or lines[start].strip(" \t\r\n"):
                     records.append(Record(start, end, fields, _fault(fields, width, has_nul)))
                 start = end
             else:
                 break
         except csv.Error as error:
-            rest = sum(map(len, lines[start:]))
-            if str(error) == UNFINISHED and not final and rest <= LONGEST_RECORD:
+            unfinished = str(error) == UNFINISHED and not final
+            if unfinished and sum(map(len, lines[start:])) <= LONGEST_RECORD:
                 break
             if base + reader.line_num == start + 1 and str(error).startswith("field larger"):
                 fault = TOO_LONG
@@ -257,8 +257,9 @@ def split(lines: list[str], width: int, *, final: bool) -> tuple[list[Record], i
 
 
 def _swallows_rows(fields: list[str], lines: list[str], width: int) -> bool:
-    """Whether a record of several lines is no record but an unclosed quote with rows in it."""
-    return len(fields) != width or any(line.count(",") == width - 1 for line in lines[1:-1])
+    """Whether a record of several lines is none, but an unclosed quote with at least one whole row in it."""
+    inner = (line.count(",") for line in lines[1:-1] if '"' not in line)
+    return len(fields) != width or width - 1 in inner
 
 
 def _fault(fields: list[str], width: int, has_nul: bool) -> str | None:
@@ -332,8 +333,9 @@ def _refuse_disguised(head: bytes) -> None:
     elif kind is None and head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<"):
         kind = "an HTML or XML page"
     elif kind is None and b"\0" in re.split(rb"[\r\n]", head, maxsplit=1)[0]:
-        wide = (name for name in WIDE_ENCODINGS if head[:40].decode(name, "replace").isascii())
-        kind = next((f"{name[:6]} text" for name in wide), "binary data")
+        texts = ((name[:6], head[:40].decode(name, "replace")) for name in WIDE_ENCODINGS)
+        wide = (f"{name} text" for name, text in texts if text.isascii() and text.isprintable())
+        kind = next(wide, "binary data")
     elif kind is None and len(head.translate(None, CONTROL_BYTES)) < 0.98 * len(head):
         kind = "binary data"
     if kind:

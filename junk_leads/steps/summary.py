@@ -57,9 +57,7 @@ def summary_markdown(figures: Mapping[str, Any]) -> str:
         ("predicted 1 (likely genuine)", f"{figures['ones']:,}", f"{figures['share_of_ones']:.2%}"),
         ("predicted 0 (likely junk)", f"{figures['zeros']:,}", f"{figures['share_of_zeros']:.2%}"),
     ]
-    rows += [
-        (f"grade {grade}", f"{figures[f'grade_{grade.lower()}']:,}", _share(figures, grade)) for grade in GRADES
-    ]
+    rows += [(f"grade {grade}", f"{figures[f'grade_{grade.lower()}']:,}", _share(figures, grade)) for grade in GRADES]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return (
         f"### Drop {figures['drop']}\n\n|  | leads | share |\n|---|---|---|\n{table}\n\n"

@@ -40,9 +40,9 @@ class LabelledFeatures:
         """A hash of every value and of the order of rows and columns, 16 hexadecimal digits."""
         digest = hashlib.sha256(",".join(self.features.column_names).encode())
         for column in self.features.columns:
-            digest.update(np.ascontiguousarray(column.to_numpy()))
+            digest.update(np.ascontiguousarray(column.to_numpy()).tobytes())
         for values in (self.labels, self.created):
-            digest.update(np.ascontiguousarray(values))
+            digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()[:16]
 
 
