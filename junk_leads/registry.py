@@ -185,8 +185,8 @@ class Registry:
         with _plain_errors():
             known = [str(v.version) for v in client.search_model_versions(f"name = '{MODEL}'")]
         if version not in known:
-            known = ", ".join(known) or "none"
-            raise RegistryError(f"there is no version {version!r} of {MODEL}; versions are: {known}")
+            there = ", ".join(known) or "none"
+            raise RegistryError(f"there is no version {version!r} of {MODEL}; versions are: {there}")
         return client.get_model_version(MODEL, version)
 
     def _stage(self, found: "ModelVersion") -> str:

@@ -25,6 +25,7 @@ def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[
         "JUNK_LEADS_HOME": str(home.root),
         "JUNK_LEADS_MLFLOW_UI": f"http://{host}:{mlflow_port}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes that nothing here asks for
     }
     commands = {
         "Dagster": ["dagster", "dev", "-m", "junk_leads.definitions", "-h", host, "-p", str(port)],

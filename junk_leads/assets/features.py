@@ -61,7 +61,10 @@ def _reach(levels: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     return levels.aggregate("feature, count(*) AS level_count, max(cumulative_share) AS reached", "feature")
 
 
-@dg.asset(**declared("encoded_features", "training_pipeline", {"duckdb"}, deps=[significant_levels]))
+@dg.asset(
+    **declared("encoded_features", "training_pipeline", {"duckdb"}, deps=[significant_levels]),
+    backfill_policy=dg.BackfillPolicy.single_run(),  # training takes all its drops in one run
+)
 def encoded_features(
     context: dg.AssetExecutionContext,
     config: EncodingConfig,

@@ -189,8 +189,9 @@ def _is_plain(data: bytes, line: int) -> bool:
     """
     if not data.isascii():
         as_text(data, line)
-    windows = range(0, len(data) - WINDOW, WINDOW)
-    return not (b'"' in data or b"\0" in data or any(data.find(b"\n", at, at + WINDOW) < 0 for at in windows))
+    if b'"' in data or b"\0" in data or data.startswith(codecs.BOM_UTF8):  # Arrow would take the mark away
+        return False
+    return all(data.find(b"\n", at, at + WINDOW) >= 0 for at in range(0, len(data) - WINDOW, WINDOW))
 
 
 def lines_of(data: bytes, first_line: int) -> list[str]:
