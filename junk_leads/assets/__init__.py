@@ -3,12 +3,16 @@
 What lives here: what every asset shares. What does not: rules (`steps/`), storing (`io_managers.py`).
 """
 
+import warnings
 from typing import Any
 
 import dagster as dg
 
 from junk_leads.checks import check_specs
 from junk_leads.io_managers import POOL
+
+# backfill policies are beta in Dagster 1.13; without one, training from the UI would be a run for each drop
+warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
 
 OWNERS = ["team:lead-quality"]
 DROPS = dg.DynamicPartitionsDefinition(name="drops")
