@@ -26,8 +26,8 @@ SAMPLE = 24_991  # the raw sample in which cities and rare levels were counted
 # Tier-3 junk without a city, measured on the real history: far more where almost nobody converts.
 MISSING_SHARE_IN_DEAD_CELLS, MISSING_SHARE_ELSEWHERE, DEAD_BELOW = 0.322, 0.117, 0.05
 
-# 90 stems and 40 endings of Indian place names stand for the ~3,600 small towns; 91 and 40 share no
-# divisor, so stepping both at once meets every pair.
+# 90 stems and 40 endings, as Indian place names have them, make 3,600 small towns. As 90 + 1 and 40 share no
+# divisor, stepping through both at once meets every pair.
 STEMS = (
     "ram shiv raj gopal kishan lal sri deva hari mohan indra chandra surya nara madho bala kala nila dhan "
     "moti sona ratan mani jaya vijay ajit balram bhim arjun kesh govind jag jai laxmi lokh maha man "
@@ -79,7 +79,7 @@ def joint_cells(folder: Path) -> pd.DataFrame:
     cells["few"] = cells["total_leads_droppped"].clip(upper=2)
     mean = cells["pos"].sum() / cells["n"].sum()
     towards = shrunk(cells, ["month", *channel], 2, shrunk(cells, channel, 1, mean))
-    cells["conversion"] = shrunk(cells, ["month", *CELL], 2, towards).round(3)
+    cells["conversion"] = shrunk(cells, ["month", *CELL], 2, towards).round(3).clip(0.001, 0.999)
     return cells[["month", *CELL, "n", "conversion"]]
 
 
@@ -154,7 +154,7 @@ def cities(facts: str) -> pd.DataFrame:
     counted = counted.astype(float)
     missing, missing_conversion, genuine = 954, 0.0451, 12_499
     rest = SAMPLE - missing - counted["n"].sum()
-    mean = (genuine - missing * missing_conversion - counted["n"] @ counted["conv"]) / rest
+    mean = (genuine - missing * missing_conversion - (counted["n"] * counted["conv"]).sum()) / rest
     stems, endings = STEMS.split(), ENDINGS.split()
     pairs = range(len(stems) * len(endings))
     composed = [stems[i % len(stems)] + endings[(i // len(stems) + i) % len(endings)] for i in pairs]

@@ -39,7 +39,7 @@ def write(database: Path, table: str, frame: pd.DataFrame) -> None:
 def nulls_to_zero(data: Data) -> Data:
     """`fillna(0)` as it was published: an all-null column of sqlite, an object one, becomes numbers."""
     with pd.option_context("future.no_silent_downcasting", True):
-        return data.fillna(0).infer_objects(copy=False)
+        return data.fillna(0).infer_objects()
 
 
 def learn_significant_levels(leads_csv: Path) -> Levels:
@@ -79,7 +79,7 @@ def map_categories(database: Path, levels: Levels) -> None:
         is_significant = leads[column].isin(levels[column])
         significant, minor = leads[is_significant], leads[~is_significant].copy()
         minor[column] = "others"
-        leads = pd.concat([significant, minor])
+        leads = pd.concat([minor, significant])
     write(database, "categorical_variables_mapped", leads)
 
 

@@ -9,6 +9,7 @@ Checks run inside the step that makes the asset, on what is about to be stored: 
 blocking check never reach the table, so a refused drop stays refused for whoever asks later.
 """
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -34,10 +35,13 @@ def evaluate(suite: Suite, frames: Mapping[str, Any]) -> list[dg.AssetCheckResul
 
     Checks that look only at frames that are not at hand are left out.
     """
+    started = time.perf_counter()
     expectations = tuple(e for e in suite.expectations if e.on in frames)
     evidence = validate(expectations, {name: _pieces(frame) for name, frame in frames.items()})
     checks = dict.fromkeys(e.check for e in expectations)
-    return [check_result(suite, check, [x for x in evidence if x.expectation.check == check]) for check in checks]
+    results = [check_result(suite, check, [x for x in evidence if x.expectation.check == check]) for check in checks]
+    seconds = dg.MetadataValue.float((time.perf_counter() - started) / max(len(results), 1))
+    return [result._replace(metadata={**result.metadata, "seconds": seconds}) for result in results]
 
 
 def check_result(suite: Suite, check: str, evidence: list[Evidence]) -> dg.AssetCheckResult:
@@ -141,7 +145,9 @@ def publish(
     reason = refusal(results)
     if reason is None:
         # the output goes first, so that the checks are told of this materialisation
-        yield dg.Output(value, metadata=dict(metadata or {}))
+        told = [r.metadata["seconds"].value for r in results if "seconds" in r.metadata]
+        spent = sum(seconds for seconds in told if isinstance(seconds, float))
+        yield dg.Output(value, metadata={**(metadata or {}), "checks_seconds": spent})
     yield from results
     if reason is not None:
         key = results[0].asset_key

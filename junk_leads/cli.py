@@ -189,13 +189,16 @@ def generate(
     from junk_leads.steps.generating import write_leads
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_leads(out, rows, seed=seed, labelled=not unlabelled, start=start.date(), days=days)
+    try:
+        write_leads(out, rows, seed=seed, labelled=not unlabelled, start=start.date(), days=days)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     _print(as_json, {"file": str(out), "rows": rows, "labelled": not unlabelled}, f"{rows:,} leads in {out}")
 
 
 @app.command()
 def demo(
-    rows: Annotated[int, typer.Option(min=2000, help="Labelled leads to generate.")] = 20_000, as_json: Json = False
+    rows: Annotated[int, typer.Option(min=2000, help="Labelled leads to generate.")] = 5_000, as_json: Json = False
 ) -> None:
     """Generate samples, train, promote and score: the whole way once, and where its results are."""
     from junk_leads.steps.generating import write_leads

@@ -14,6 +14,7 @@ import duckdb
 from pydantic import PrivateAttr
 
 from junk_leads.checks import inert
+from junk_leads.errors import WarehouseUnavailable
 from junk_leads.warehouse import connect, rows_of, store
 
 PREVIEW_ROWS = 5
@@ -64,6 +65,11 @@ class Warehouse(dg.ConfigurableIOManager):
         drops = list(context.asset_partition_keys) if context.has_asset_partitions else None
         table = context.asset_key.path[-1]
         outputs = obj if isinstance(obj, Mapping) else {table: obj}
+        if next(iter(outputs), None) != table:
+            raise WarehouseUnavailable(
+                f"the output of {table} holds the tables {', '.join(outputs) or 'none'}; nothing was stored: "
+                f"name its own table first"
+            )
         content = (context.output_metadata or {}).get("content")
         stored = store(self.connection(), outputs, drops, None if content is None else str(content.value))
         context.add_output_metadata(describe(outputs[table], stored[table]))

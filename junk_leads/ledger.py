@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from junk_leads.errors import DropRefused, DropUnknown
+from junk_leads.errors import DropRefused, DropUnknown, JunkLeadsError
 from junk_leads.home import Home
 
 SUFFIXES = (".csv", ".csv.gz")
@@ -62,14 +62,20 @@ class Delivery:
 def drop_key(file_name: str) -> str:
     """The key of the drop that a file's name means: its stem, of safe characters only.
 
-    A name that has to be changed for that gets a hash of itself, so that two names never meet.
+    A name that has to be changed for that gets a hash of itself, and so does one that looks as if it had
+    been: two names never meet.
     """
-    stem = re.sub(r"\.csv(\.gz)?$", "", file_name, flags=re.IGNORECASE)
+    stem = re.sub(r"\.csv(\.gz)?\Z", "", file_name, flags=re.IGNORECASE)
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.")[:LONGEST_KEY]
-    if safe == stem:
+    if safe and safe == stem and not re.search(r"--[0-9a-f]{12}\Z", stem):
         return safe
-    mark = hashlib.sha256(stem.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    return f"{safe or 'drop'}-{mark}"
+    mark = hashlib.sha256(stem.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{safe or 'drop'}--{mark}"
+
+
+def _suffix(file_name: str) -> str:
+    """How a file of ours is named that holds the content of a delivered one."""
+    return ".csv.gz" if file_name.lower().endswith(".gz") else ".csv"
 
 
 def content_of(path: Path) -> str:
@@ -92,10 +98,16 @@ class Ledger:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.home.ledger, timeout=60)) as db, db:
-            db.row_factory = sqlite3.Row
-            db.execute("PRAGMA synchronous=FULL")
-            yield db
+        try:
+            with closing(sqlite3.connect(self.home.ledger, timeout=60)) as db, db:
+                db.row_factory = sqlite3.Row
+                db.execute("PRAGMA synchronous=FULL")
+                yield db
+        except sqlite3.Error as error:
+            raise JunkLeadsError(
+                f"the ledger {self.home.ledger} cannot be used ({error}); nothing was changed: restore it from a "
+                f"backup, or move it away and deliver the files again"
+            ) from error
 
     def deliveries(self) -> list[Delivery]:
         """Every delivery, oldest first."""
@@ -119,6 +131,7 @@ class Ledger:
         """
         name = name or path.name
         key = drop_key(name)
+        name = name.encode("utf-8", "replace").decode()  # a name that is not UTF-8 cannot be noted as it is
         with self._open() as db:
             db.execute("BEGIN IMMEDIATE")
             former = db.execute(
@@ -142,8 +155,7 @@ class Ledger:
 
     def accept(self, delivery: Delivery) -> None:
         """Move the file of an accepted delivery to `archive/`."""
-        suffix = ".csv.gz" if delivery.file_name.lower().endswith(".gz") else ".csv"
-        target = self.home.archive / f"{delivery.drop}-{delivery.content[:12]}{suffix}"
+        target = self.home.archive / f"{delivery.drop}-{delivery.content[:12]}{_suffix(delivery.file_name)}"
         _move(delivery.path, target)
         self.settle(delivery, "accepted", path=target)
 
@@ -151,7 +163,7 @@ class Ledger:
         """Move the file of a refused delivery to `quarantine/`, with its `reason.json`."""
         folder = self.home.quarantine / f"{delivery.drop}-{delivery.content[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"{delivery.drop}{''.join(Path(delivery.file_name).suffixes[-2:])[-7:] or '.csv'}"
+        target = folder / f"{delivery.drop}{_suffix(delivery.file_name)}"
         reason = {"file": delivery.file_name, "drop": delivery.drop, **refused.as_dict(), "when": _now()}
         write_json(folder / "reason.json", reason)
         _move(delivery.path, target)
@@ -167,7 +179,7 @@ def hand_over(home: Home, ledger: Ledger, path: Path) -> Delivery:
     if not path.exists() and not path.is_symlink():
         raise DropRefused(f"there is no file {str(path)!r}", do="check the name")
     content = content_of(path)
-    target = home.handed / f"{drop_key(path.name)}-{content[:12]}{'.csv.gz' if path.suffix == '.gz' else '.csv'}"
+    target = home.handed / f"{drop_key(path.name)}-{content[:12]}{_suffix(path.name)}"
     part = target.with_suffix(".part")
     shutil.copyfile(path, part)
     os.replace(part, target)

@@ -9,13 +9,13 @@ import os
 import stat
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dagster as dg
 
 from junk_leads.assets import DROPS
-from junk_leads.errors import DropRefused, JunkLeadsError
+from junk_leads.errors import DropRefused, NoChampion, RegistryError
 from junk_leads.jobs import data_pipeline, inference_pipeline
 from junk_leads.ledger import SUFFIXES, Delivery, Ledger, content_of, drop_key
 from junk_leads.reference import lead_schema
@@ -29,13 +29,17 @@ _UNFINISHED_NAMES = (".part", ".tmp", ".crdownload", ".filepart", "~")
 
 @dataclass(frozen=True)
 class IncomingFile:
-    """A file as the folder's listing shows it; `content` is its SHA-256 once it is complete."""
+    """A file as the folder's listing shows it.
+
+    `content` is its SHA-256 once it is complete, `problem` why it cannot be read.
+    """
 
     name: str
     size: int
     modified: float
     is_regular: bool = True
     content: str = ""
+    problem: str = ""
 
     @property
     def mark(self) -> list[float]:
@@ -53,17 +57,21 @@ class Decision:
 
 
 def is_complete(file: IncomingFile, former: Mapping[str, list[float]], now: float, settle_seconds: float) -> bool:
-    """Whether a copy has come to rest: unchanged since the last look, and for some seconds."""
-    return former.get(file.name) == file.mark and now - file.modified >= settle_seconds
+    """Whether a copy has come to rest: unchanged since the last look, and for some seconds.
+
+    A file from the future (a clock that is wrong) counts as one as long ago.
+    """
+    return former.get(file.name) == file.mark and abs(now - file.modified) >= settle_seconds
 
 
 def decide(
-    files: Sequence[IncomingFile], deliveries: Sequence[Delivery], run_states: Mapping[str, str]
+    files: Sequence[IncomingFile], deliveries: Sequence[Delivery], run_states: Mapping[str, str], now: float
 ) -> list[Decision]:
     """What to do about each file of the folder, oldest first.
 
     `files` without a content are not complete yet; `run_states` says of each run key whether its run is
-    `running`, `failed` or `done` (absent: there is no run). One delivery of a drop is under way at a time.
+    `running`, `failed` or `done` (absent: there is no run); `now` is in seconds since 1970. One delivery of
+    a drop is under way at a time.
     """
     known = {(d.drop, d.content): d for d in deliveries}
     newest = {d.drop: d for d in deliveries}
@@ -76,13 +84,19 @@ def decide(
         if not file.name.lower().endswith(SUFFIXES):
             decisions.append(Decision(file.name, "skip", f"not named {' or '.join(SUFFIXES)}"))
             continue
+        if file.name.encode("utf-8", "replace").decode() != file.name:
+            decisions.append(Decision(file.name, "skip", "its name is not UTF-8 text; rename it"))
+            continue
+        if file.problem:
+            decisions.append(Decision(file.name, "skip", f"cannot be read ({file.problem}); check its permissions"))
+            continue
         drop = drop_key(file.name)
         if not file.content:
             decisions.append(Decision(file.name, "wait", "still being copied"))
         elif drop in busy:
             decisions.append(Decision(file.name, "wait", f"another file of drop {drop} is under way"))
         else:
-            decision = _decide_delivery(file, known.get((drop, file.content)), newest.get(drop), run_states)
+            decision = _decide_delivery(file, known.get((drop, file.content)), newest.get(drop), run_states, now)
             decisions.append(decision)
             if decision.action in ("run", "wait"):
                 busy.add(drop)
@@ -90,7 +104,11 @@ def decide(
 
 
 def _decide_delivery(
-    file: IncomingFile, delivery: Delivery | None, newest: Delivery | None, run_states: Mapping[str, str]
+    file: IncomingFile,
+    delivery: Delivery | None,
+    newest: Delivery | None,
+    run_states: Mapping[str, str],
+    now: float,
 ) -> Decision:
     if delivery is None or (delivery != newest and delivery.status != "refused"):
         return Decision(file.name, "run", "new content")
@@ -103,8 +121,8 @@ def _decide_delivery(
         return Decision(file.name, "wait", "its run is under way")
     if state == "none":
         return Decision(file.name, "run", "its run was never started")
-    if delivery.attempts < MOST_ATTEMPTS or file.modified > delivery.updated:
-        return Decision(file.name, "run", f"attempt {delivery.attempts} failed")
+    if delivery.attempts < MOST_ATTEMPTS or delivery.updated < file.modified <= now:
+        return Decision(file.name, "run", f"attempt {delivery.attempts} {state}")
     return Decision(
         file.name,
         "skip",
@@ -141,13 +159,15 @@ def with_contents(
     """The files, each complete one with its content's SHA-256."""
     found = []
     for file in files:
-        content = ""
+        content = problem = ""
         if file.is_regular and is_complete(file, former, now, settle_seconds):
             try:
                 content = content_of(folder / file.name)
-            except (OSError, DropRefused):
-                content = ""
-        found.append(IncomingFile(**{**asdict(file), "content": content}))
+            except DropRefused:
+                pass  # moved away, or replaced by a link, while we looked
+            except OSError as error:
+                problem = error.strerror or type(error).__name__
+        found.append(replace(file, content=content, problem=problem))
     return found
 
 
@@ -165,23 +185,29 @@ def make_incoming_sensor(*, interval_seconds: int, settle_seconds: float) -> dg.
         folder = home.home.prepare().incoming
         ledger = home.ledger
         former: dict[str, list[float]] = json.loads(context.cursor) if context.cursor else {}
-        files = with_contents(list_incoming(folder), folder, former, settle_seconds, time.time())
+        now = time.time()
+        files = with_contents(list_incoming(folder), folder, former, settle_seconds, now)
         deliveries = ledger.deliveries()
         waiting = [d for d in deliveries if d.status == "waiting"]
-        decisions = decide(files, deliveries, _run_states(context.instance, waiting))
         by_name = {file.name: file for file in files}
-        requests = []
-        for decision in decisions:
-            file = by_name[decision.name]
-            context.log.info(f"{decision.action}: {decision.name}: {decision.reason}")
+        requests, reasons = [], []
+        for decision in decide(files, deliveries, _run_states(context.instance, waiting), now):
+            file, reason = by_name[decision.name], decision.reason
             if decision.action == "run":
-                requests.append(_request(ledger, home.registry, folder / file.name, file.content, decision))
-            elif decision.action == "done":
+                try:
+                    requests.append(_request(ledger, home.registry, folder / file.name, file.content, decision))
+                except RegistryError as error:
+                    # the file waits: without the registry nobody knows whether it is to be scored
+                    reason = str(error)
+                    reasons.append(f"{file.name}: {reason}")
+            else:
+                reasons.append(f"{_shown(file.name)}: {reason}")
+            if decision.action == "done":
                 _done(ledger, folder / file.name, file.content)
-        reasons = "; ".join(f"{d.name}: {d.reason}" for d in decisions if d.action != "run")
+            context.log.info(f"{decision.action}: {_shown(file.name)}: {reason}")
         return dg.SensorResult(
             run_requests=requests,
-            skip_reason=None if requests else (reasons or "nothing in incoming/"),
+            skip_reason=None if requests else ("; ".join(reasons) or "nothing in incoming/"),
             cursor=json.dumps({file.name: file.mark for file in files}),
             dynamic_partitions_requests=[DROPS.build_add_request([str(r.partition_key) for r in requests])],
         )
@@ -191,22 +217,25 @@ def make_incoming_sensor(*, interval_seconds: int, settle_seconds: float) -> dg.
 
 def _request(ledger: Ledger, registry: Registry, path: Path, content: str, decision: Decision) -> dg.RunRequest:
     drop = drop_key(path.name)
+    job = inference_pipeline if _is_scorable(path, registry) else data_pipeline
     known = [d for d in ledger.deliveries() if (d.drop, d.content) == (drop, content)]
     never_started = decision.reason == "its run was never started"
     delivery = known[0] if known and never_started else ledger.deliver(path, content)
-    job = inference_pipeline if _is_scorable(path, registry) else data_pipeline
     return dg.RunRequest(
         run_key=run_key(delivery), job_name=job.name, partition_key=drop, tags={"junk_leads/file": _tag(path.name)}
     )
 
 
 def _is_scorable(path: Path, registry: Registry) -> bool:
-    """Whether a file is unlabelled and there is a champion to score it; in doubt it is only read."""
+    """Whether a file is unlabelled and there is a champion to score it; what is no lead file is only read.
+
+    Raises RegistryError when the registry does not answer.
+    """
     try:
         if lead_schema().label in read_header(path):
             return False
         registry.champion_version()
-    except JunkLeadsError:
+    except (DropRefused, NoChampion):
         return False
     return True
 
@@ -231,3 +260,8 @@ def _run_states(instance: dg.DagsterInstance, waiting: Sequence[Delivery]) -> di
 
 def _tag(text: str) -> str:
     return text.encode("ascii", "replace").decode()[:60]
+
+
+def _shown(name: str) -> str:
+    """A file's name as UTF-8 text on one line; names may be any bytes."""
+    return " ".join(name.encode("utf-8", "replace").decode().splitlines())

@@ -16,6 +16,8 @@ from junk_leads.errors import DropUnknown, WarehouseUnavailable
 # Which table holds which drop, of which delivery (`content`, the file's SHA-256).
 HOLDINGS = "table_drops"
 DROP = "drop"
+_INTEGERS = {f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMALL", "BIG", "HUGE")}
+_INTEGERS |= {"INTEGER", "UINTEGER"}
 
 
 def connect(path: Path, *, wait_seconds: float = 60.0) -> duckdb.DuckDBPyConnection:
@@ -30,7 +32,7 @@ def connect(path: Path, *, wait_seconds: float = 60.0) -> duckdb.DuckDBPyConnect
             break
         except duckdb.IOException as error:
             text = str(error)
-            if "lock" not in text.lower():
+            if "Could not set lock" not in text:
                 raise WarehouseUnavailable(
                     f"the warehouse {path} cannot be opened ({_first_line(text)}); "
                     f"nothing was changed: restore it from a backup, or move it away and ingest the archive again"
@@ -140,26 +142,48 @@ def _refuse_stale(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> None
 def _fit_table(con: duckdb.DuckDBPyConnection, table: str, relation: duckdb.DuckDBPyRelation) -> None:
     """Make the table, or add the columns it lacks."""
     columns = dict(zip(relation.columns, map(str, relation.types), strict=True))
-    if not has_table(con, table):
+    there: dict[str, str] = {}
+    if has_table(con, table):
+        former = con.table(table)
+        there = {name.lower(): str(kind) for name, kind in zip(former.columns, former.types, strict=True)}
+    for name, kind in columns.items():
+        _refuse_kind(con, table, name, there.get(name.lower()), kind)
+    if not there:
         declared = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
         con.execute(f"CREATE TABLE {quoted(table)} ({declared})")
         return
-    there = {name.lower() for name in con.table(table).columns}
     for name, kind in columns.items():
         if name.lower() not in there:
             con.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {quoted(name)} {kind}")
+
+
+def _refuse_kind(con: duckdb.DuckDBPyConnection, table: str, name: str, former: str | None, kind: str) -> None:
+    """Refuse a column whose values DuckDB would round or cut to fit the table; integers fail loudly of themselves."""
+    if kind == former or (former in _INTEGERS and kind in _INTEGERS):
+        return
+    if former is None:
+        wrong = "has no type" if kind == '"NULL"' else None
+    else:
+        common = con.sql(f"SELECT NULL::{former} UNION ALL SELECT NULL::{kind}").types[0]
+        wrong = None if str(common) == former else f"is {former}, the output has {kind}"
+    if wrong:
+        raise WarehouseUnavailable(
+            f"column {name} of {table} {wrong}; nothing was stored: cast it in the step that made it"
+        )
 
 
 def _replace(
     con: duckdb.DuckDBPyConnection, table: str, relation: duckdb.DuckDBPyRelation, drops: Sequence[str] | None
 ) -> int:
     target = quoted(table)
-    if drops is None:
-        con.execute(f"DELETE FROM {target}")
-    else:
-        con.execute(f"DELETE FROM {target} WHERE drop IN (SELECT unnest(?))", [list(drops)])
+    last = con.execute(f"SELECT coalesce(max(rowid), -1) FROM {target}").fetchall()[0][0]
     output = relation  # noqa: F841  DuckDB finds it by this name: the rows never leave DuckDB
+    # former rows go last: the output may be made of them
     inserted = int(con.execute(f"INSERT INTO {target} BY NAME SELECT * FROM output").fetchall()[0][0])
+    if drops is None:
+        con.execute(f"DELETE FROM {target} WHERE rowid <= ?", [last])
+    else:
+        con.execute(f"DELETE FROM {target} WHERE rowid <= ? AND drop IN (SELECT unnest(?))", [last, list(drops)])
     if drops is not None:
         counted = con.execute(f"SELECT count(*) FROM {target} WHERE drop IN (SELECT unnest(?))", [list(drops)])
         if counted.fetchall()[0][0] != inserted:

@@ -27,9 +27,7 @@ TABLE_OF_CASE = {
     "categories": "categorical_variables_mapped",
     "interactions": "interactions_mapped",
 }
-needs_cases = pytest.mark.skipif(
-    not SHARED.is_dir(), reason=f"no reference cases beside the checkout: {SHARED}"
-)
+needs_cases = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no reference cases beside the checkout: {SHARED}")
 
 # Platform: A and B are exactly 90 %, so kept. Medium: m1 alone is. Source: s3 crosses 90 %, so it is not.
 LEADS = """
@@ -129,9 +127,7 @@ def test_the_published_way_reproduces_the_reference_case(case: str, on_cases: Pa
 
 @needs_cases
 def test_the_floor_reproduces_the_reference_case(on_cases: Path) -> None:
-    assert_same_rows(
-        floor_table(on_cases, "grouped"), pd.read_csv(SHARED / "cases/expected_interactions.csv")
-    )
+    assert_same_rows(floor_table(on_cases, "grouped"), pd.read_csv(SHARED / "cases/expected_interactions.csv"))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,11 @@ def test_every_line_is_part_of_one_record_or_blank(text: str) -> None:
 
 
 def test_a_damaged_record_costs_its_first_line_alone() -> None:
-    assert records('1,"a\n2,b\n3,c\n', 2) == [(0, [], BAD_QUOTE), (1, ["2", "b"], None), (2, ["3", "c"], None)]
+    assert records('1,"a\n2,b\n3,c\n', 2) == [
+        (0, [], BAD_QUOTE),
+        (1, ["2", "b"], None),
+        (2, ["3", "c"], None),
+    ]
 
 
 def test_a_quote_that_swallows_a_whole_row_is_damage_even_where_the_width_comes_out_right() -> None:

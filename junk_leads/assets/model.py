@@ -21,7 +21,15 @@ from junk_leads.reference import model_settings
 from junk_leads.resources import HomeResource
 from junk_leads.steps import evaluation
 from junk_leads.steps.encoding import Encoder
-from junk_leads.steps.training import LabelledFeatures, labelled_features, leaking_columns, refuse_unfit, train_booster
+from junk_leads.steps.reasons import conversions
+from junk_leads.steps.training import (
+    LabelledFeatures,
+    Recipe,
+    labelled_features,
+    leaking_columns,
+    refuse_unfit,
+    train_booster,
+)
 from junk_leads.tracking import Training, log_training
 
 CHECKS = {
@@ -36,9 +44,16 @@ class TrainingConfig(dg.Config):
 
     lightgbm: dict[str, Any] = Field(default_factory=dict)
     rounds: int = model_settings()["rounds"]
+    half_life_days: float = model_settings()["half_life_days"]
+    least_weight: float = model_settings()["least_weight"]
     minimum_labelled: int = model_settings()["minimum_labelled"]
     minimum_per_class: int = model_settings()["minimum_per_class"]
     lowest_auc: float = model_settings()["lowest_auc"]
+
+    def recipe(self) -> Recipe:
+        """How the booster is trained."""
+        lightgbm = {**model_settings()["lightgbm"], **self.lightgbm}
+        return Recipe(lightgbm, self.rounds, self.half_life_days, self.least_weight)
 
 
 @dg.asset(
@@ -72,15 +87,14 @@ def lightgbm_model(
         settings = model_settings()
         encoder = Encoder.of_table(significant_levels)
         data = labelled_features(con, encoded_features, encoder)
-        parameters = {**settings["lightgbm"], **config.lightgbm}
         fitness = data_checks(data, encoder, config)
         if not all(result.passed for result in fitness):
             yield from publish(None, fitness)
-        metrics, holdout = _hold_out(data, parameters, config.rounds, settings)
+        metrics, holdout = _hold_out(data, config.recipe(), settings)
         results = [*fitness, _floor(metrics, config.lowest_auc)]
         if not results[-1].passed:
             yield from publish(None, results)
-        booster = train_booster(data, parameters, config.rounds)
+        booster = train_booster(data, config.recipe())
         counted = con.sql("SELECT drop, count(*) FROM encoded_features WHERE app_complete_flag IS NOT NULL GROUP BY 1")
         training = Training(
             booster,
@@ -89,8 +103,9 @@ def lightgbm_model(
                 "threshold": settings["threshold"],
                 "grades": settings["grades"],
                 "share_of_ones": metrics["random_share_of_ones"],
+                "conversions": conversions(data, encoder),
             },
-            {**parameters, "rounds": config.rounds},
+            config.recipe().as_parameters(),
             metrics,
             dict(sorted(counted.fetchall())),
             data.fingerprint,
@@ -146,20 +161,20 @@ def _result(check: str, passed: bool, why: str, told: Mapping[str, Any]) -> dg.A
 
 
 def _hold_out(
-    data: LabelledFeatures, parameters: Mapping[str, Any], rounds: int, settings: Mapping[str, Any]
+    data: LabelledFeatures, recipe: Recipe, settings: Mapping[str, Any]
 ) -> tuple[dict[str, float], tuple[np.ndarray, np.ndarray]]:
     """Metrics of a random and a temporal hold-out, by name, and the temporal one's labels and probabilities."""
     metrics: dict[str, float] = {}
     splits = (
-        evaluation.random_split(data, settings["holdout_share"], parameters["seed"]),
+        evaluation.random_split(data, settings["holdout_share"], recipe.lightgbm["seed"]),
         evaluation.temporal_split(data, settings["holdout_share"]),
     )
     for split in splits:
-        booster = train_booster(data.take(split.train), parameters, rounds)
+        booster = train_booster(data.take(split.train), recipe)
         test = data.take(split.test)
         probabilities = np.asarray(booster.predict(test.features))
         measured = evaluation.measure(test.labels, probabilities, settings["threshold"])
-        metrics |= {f"{split.name}_{name}": value for name, value in measured.items()}
+        metrics |= {f"{split.name}_{name}": found.value for name, found in measured.items()}
     return metrics, (test.labels, probabilities)
 
 

@@ -11,7 +11,9 @@ from junk_leads.reference import LeadSchema, city_tiers
 # City tiers are published with these; a city that is not listed counts as tier 3.
 UNLISTED_TIER = 3
 # Characters that show nothing: soft hyphen, zero-width spaces and joiners, direction marks, BOM.
-_INVISIBLE = r"[\x{00AD}\x{200B}-\x{200F}\x{202A}-\x{202E}\x{2060}-\x{2064}\x{FEFF}]"
+_INVISIBLE = r"[\x{00AD}\x{061C}\x{200B}-\x{200F}\x{202A}-\x{202E}\x{2060}-\x{2064}\x{2066}-\x{2069}\x{FEFF}]"
+# Blanks of any width, and all that ends a line.
+_BLANKS = r"[\s\v\x{0085}\p{Z}]+"
 # ASCII words with single blanks between them need none of the slow normalisation.
 _PLAIN = r"[!-~]+( [!-~]+)*"
 
@@ -20,8 +22,8 @@ def text_key(column: str) -> str:
     """SQL for a text's key: NFC, nothing invisible, single blanks, none around; empty is null."""
     return (
         f"CASE WHEN regexp_full_match({column}, '{_PLAIN}') THEN {column} ELSE "
-        f"nullif(trim(regexp_replace(regexp_replace(nfc_normalize({column}), '{_INVISIBLE}', '', 'g'), "
-        rf"'[\s\x{{00A0}}]+', ' ', 'g')), '') END"
+        f"nullif(trim(regexp_replace(nfc_normalize(regexp_replace({column}, '{_INVISIBLE}', '', 'g')), "
+        f"'{_BLANKS}', ' ', 'g')), '') END"
     )
 
 

@@ -2,8 +2,8 @@
 
 What lives here: drawing leads batch by batch from `reference/lead_statistics.*`, and writing them as the CSV
 that the platform ships. What does not: where the statistics come from (`benchmarks/make_lead_statistics.py`)
-and reading a delivered file (`reading`). A batch depends on seed, window and its number only, so memory is
-flat.
+and reading a delivered file (`reading`). A batch depends on the seed, the window and its number
+only, so memory stays flat.
 """
 
 import gzip
@@ -29,7 +29,6 @@ from junk_leads.steps.reading import ARROW_TYPES
 FIRST_DAY = date(2021, 7, 1)  # of the real leads
 REAL_DAYS = 229
 BATCH_ROWS = 50_000
-LEVELS = ("first_platform_c", "first_utm_medium_c", "first_utm_source_c")
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -49,7 +48,31 @@ class Urns:
         """The index of the item drawn for each row, shape (rows,)."""
         low, high = (self.cumulative[(urns + i) * self.items] for i in (0, 1))
         point = np.minimum(low + rng.random(len(urns)) * (high - low), np.nextafter(high, 0))
-        return np.searchsorted(self.cumulative, point, side="right") - 1 - urns * self.items
+        items: Integers = np.searchsorted(self.cumulative, point, side="right") - 1 - urns * self.items
+        return items
+
+
+@dataclass(frozen=True)
+class Level:
+    """How platform, medium or source is drawn: from the cell, and where that says OTHERS, from the rare ones."""
+
+    codes: Integers  # (cells,), into names
+    names: tuple[str, ...]
+    others: int  # code of OTHERS; the rare names come after it
+    rare: Urns  # one urn
+
+    @classmethod
+    def of(cls, cells: list[str], rare: dict[str, float]) -> "Level":
+        """Learn the level's names from the cells and its rare names with their counts."""
+        kept = sorted(set(cells) - {OTHERS})
+        code = {name: code for code, name in enumerate([*kept, OTHERS])}
+        names = (*code, *rare)
+        return cls(np.array([code[name] for name in cells]), names, len(kept), Urns(np.array([[*rare.values()]])))
+
+    def draw(self, rng: np.random.Generator, cell: Integers) -> pa.Array:
+        """The level of each row, as text."""
+        code, rare = self.codes[cell], self.rare.draw(rng, np.zeros_like(cell))
+        return pa.array(self.names).take(pa.array(np.where(code == self.others, self.others + 1 + rare, code)))
 
 
 @dataclass(frozen=True)
@@ -64,12 +87,10 @@ class Statistics:
     months: tuple[str, ...]
     cells: Urns  # by month
     tier: Integers
-    level_codes: tuple[Integers, ...]  # of platform, medium and source, into level_names
-    level_names: tuple[tuple[str, ...], ...]
-    rare_levels: tuple[Urns, ...]  # the names after OTHERS
+    levels: dict[str, Level]
     leads_dropped: Integers
     referred: Integers
-    log_odds: Floats
+    log_odds: Floats  # of the conversion
     missing_city: Floats  # (cells, labels)
     cities: tuple[str, ...]
     city: Urns  # by tier and label
@@ -98,20 +119,12 @@ def lead_statistics() -> Statistics:
     genuine = cities["conversion"].to_numpy()
     city = [(city_tier == t) * cities["n"].to_numpy() * share for t in (1, 2, 3) for share in (1 - genuine, genuine)]
 
-    names, codes = [], []
-    for level in LEVELS:
-        values, code = np.unique(cells[level].to_pylist(), return_inverse=True)
-        assert values[-1] == OTHERS
-        names.append((*values.tolist(), *facts["rare_levels"][level]))
-        codes.append(code)
     return Statistics(
         facts=facts,
         months=months,
         cells=Urns(np.stack([(month == name) * cells["n"].to_numpy() for name in months])),
         tier=tier,
-        level_codes=tuple(codes),
-        level_names=tuple(names),
-        rare_levels=tuple(Urns(np.array([[*facts["rare_levels"][level].values()]])) for level in LEVELS),
+        levels={name: Level.of(cells[name].to_pylist(), rare) for name, rare in facts["rare_levels"].items()},
         leads_dropped=cells["total_leads_droppped"].to_numpy(),
         referred=cells["referred_lead"].to_numpy(),
         log_odds=np.log(conversion / (1 - conversion)),
@@ -129,7 +142,7 @@ class Calendar:
     start: date
     month: Urns  # one urn
     day: Urns  # by month and twin; days of the window, from 0
-    drift: Floats  # (days,), what a day adds to the log odds
+    drift: Floats  # (days,), what a day adds to the log odds; nothing on average over a month
 
     @classmethod
     def of(cls, start: date, days: int, seed: int) -> "Calendar":
@@ -147,6 +160,7 @@ class Calendar:
         weekday = np.array(facts["weekdays"])[:, (start.weekday() + np.arange(days)) % 7]
         daily = by_month[:, None] * weekday * volume * np.exp(rng.normal(0, spread["volume"], days))
         drift = rng.normal(0, spread["conversion"], days)
+        drift -= (np.bincount(month, drift) / np.maximum(np.bincount(month), 1))[month]
         return cls(start, Urns((by_month @ volume)[None]), Urns(daily.reshape(-1, days)), drift)
 
 
@@ -178,8 +192,7 @@ def _interactions(rng: np.random.Generator, rows: int) -> dict[str, pa.Array]:
 def _batch(seed: int, number: int, calendar: Calendar) -> pa.RecordBatch:
     """Batch `number` (from 1) of labelled leads, always of BATCH_ROWS rows."""
     statistics, rng = lead_statistics(), _rng(seed, number)
-    one = np.zeros(BATCH_ROWS, dtype=np.int64)
-    month = calendar.month.draw(rng, one)
+    month = calendar.month.draw(rng, np.zeros(BATCH_ROWS, dtype=np.int64))
     cell = statistics.cells.draw(rng, month)
     twin = (statistics.log_odds[cell] + rng.logistic(size=BATCH_ROWS) > 0).astype(np.int64)
     day = calendar.day.draw(rng, month * 2 + twin)
@@ -195,14 +208,9 @@ def _batch(seed: int, number: int, calendar: Calendar) -> pa.RecordBatch:
         "total_leads_droppped": pa.array(statistics.leads_dropped[cell], mask=unknown),
         "referred_lead": pa.array(statistics.referred[cell], mask=unknown),
         "app_complete_flag": pa.array(label),
+        **{name: level.draw(rng, cell) for name, level in statistics.levels.items()},
         **_interactions(rng, BATCH_ROWS),
     }
-    for name, codes, names, rare in zip(
-        LEVELS, statistics.level_codes, statistics.level_names, statistics.rare_levels, strict=True
-    ):
-        others = len(names) - rare.items - 1
-        code = codes[cell]
-        columns[name] = pa.array(names).take(pa.array(np.where(code == others, others + 1 + rare.draw(rng, one), code)))
     schema = pa.schema([(column.name, ARROW_TYPES[column.type]) for column in lead_schema().columns])
     batch = pa.RecordBatch.from_arrays([columns[f.name].cast(f.type) for f in schema], schema=schema)
     row = np.arange(BATCH_ROWS)

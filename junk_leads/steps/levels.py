@@ -5,7 +5,7 @@ What lives here: learning them from labelled leads. What does not: turning them 
 
 import duckdb
 
-REACH = 0.90  # the published way keeps the levels that make up 90 % of the counts
+REACH = 0.90  # as published: levels are kept while together they make up no more than this of the counts
 MOST_LEVELS = 200  # so that a million distinct levels cannot make a million features
 
 
@@ -19,9 +19,10 @@ def learn_significant_levels(
 ) -> duckdb.DuckDBPyRelation:
     """The significant levels of each column, one row for each.
 
-    A column's levels are taken from the most frequent down (ties by name) until together they reach
-    `reach` of its leads that have a level, at most `most_levels`. Takes cleaned, labelled leads; returns
-    `feature`, `level`, `rank` (from 1), `lead_count`, `share` and `cumulative_share` (0 to 1).
+    A column's levels are taken from the most frequent down (ties by name) while together they make up no
+    more than `reach` of its leads that have a level; the first is always taken, at most `most_levels` are. On the
+    240,000 published leads that keeps the published levels. Takes cleaned, labelled leads; returns `feature`,
+    `level`, `rank` (from 1), `lead_count`, `share` and `cumulative_share` (0 to 1).
     """
     parts = [
         f"""
@@ -42,7 +43,7 @@ def learn_significant_levels(
             WINDOW by_count AS (PARTITION BY feature ORDER BY lead_count DESC, level ROWS UNBOUNDED PRECEDING)
         )
         SELECT feature, level, rank::INTEGER AS rank, lead_count, share, cumulative_share
-        FROM ranked WHERE cumulative_share - share < {float(reach)} AND rank <= {int(most_levels)}
+        FROM ranked WHERE (cumulative_share <= {float(reach)} + 1e-12 OR rank = 1) AND rank <= {int(most_levels)}
         ORDER BY feature, rank
         """
     )

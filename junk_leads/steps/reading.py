@@ -205,9 +205,7 @@ class _TypedRows:
                     return None
         return columns
 
-    def careful(
-        self, records: list[Record], lines: list[str], number: int, line: int
-    ) -> Iterator[pa.RecordBatch]:
+    def careful(self, records: list[Record], lines: list[str], number: int, line: int) -> Iterator[pa.RecordBatch]:
         faults: dict[int, tuple[str | None, str]] = {}
         faults.update((i, (None, record.fault)) for i, record in enumerate(records) if record.fault)
         whole = [i for i, record in enumerate(records) if record.fault is None]
@@ -231,8 +229,9 @@ class _TypedRows:
 
     def _batch(self, columns: dict[str, Sequence[Any]]) -> pa.RecordBatch:
         """A batch of these columns; all others of the schema are null."""
-        blank = [None] * len(columns["lead_number"])
-        arrays = [pa.array(columns.get(field.name, blank), field.type) for field in self.schema]
+        given = {name: pa.array(values, self.schema.field(name).type) for name, values in columns.items()}
+        rows = len(columns["lead_number"])
+        arrays = [given[field.name] if field.name in given else pa.nulls(rows, field.type) for field in self.schema]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
 

@@ -4,28 +4,47 @@ What lives here: a model's contributions by original column, and their wording. 
 probability itself (`scoring.py`).
 """
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from junk_leads.reference import INTERACTION_GROUPS, OTHERS
+from junk_leads.reference import INTERACTION_GROUPS
 from junk_leads.steps.encoding import Encoder
 
 if TYPE_CHECKING:
     from junk_leads.steps.scoring import ScoringModel
+    from junk_leads.steps.training import LabelledFeatures
 
-STRONGEST = 3
-_WORDS = {
-    "first_platform_c": "Came through platform {level}",
-    "first_utm_medium_c": "Reached by medium {level}",
-    "first_utm_source_c": "Sent by source {level}",
-    "city_mapped": "Lives in {level}",
-    "city_tier": "Lives in a tier {level} city",
-    "is_city_missing": "{level}",
-    "total_leads_droppped": "Left the form {level} times before",
-    "referred_lead": "{level}",
+STRONGEST = 3  # reasons for a lead, and as many against it
+_MOST_COUNTED = 5  # counts of this many and more are told together
+# How often leads of a kind apply, by the log-odds between them and all leads.
+_FREQUENCIES = (
+    (-2.2, "almost never apply"),
+    (-1.0, "rarely apply"),
+    (-0.15, "apply less than most"),
+    (0.15, "apply about as often as most"),
+    (1.0, "apply more than most"),
+    (2.2, "often apply"),
+    (math.inf, "nearly always apply"),
+)
+_BLOCKS = {
+    "first_platform_c": ("Came through platform {}", "Came through a rare platform"),
+    "first_utm_medium_c": ("Came by medium {}", "Came by a rare medium"),
+    "first_utm_source_c": ("Came from source {}", "Came from a rare source"),
+    "city_mapped": ("Lives in {}", "Lives in a rare city, or gave none"),
+    "city_tier": ("Lives in a tier {} city", ""),
 }
+
+
+def kinds_of_leads(features: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """The row numbers of leads with different features, and for each of n leads which of those it is like."""
+    matrix = np.stack([column.to_numpy() for column in features.columns], axis=1)
+    rows = matrix.view(np.dtype((np.void, matrix.dtype.itemsize * matrix.shape[1]))).ravel()
+    _, kinds, kind_of_lead = np.unique(rows, return_index=True, return_inverse=True)
+    return kinds, kind_of_lead
 
 
 def contributions(model: "ScoringModel", features: pa.Table) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
@@ -42,49 +61,95 @@ def contributions(model: "ScoringModel", features: pa.Table) -> tuple[np.ndarray
     return grouped, columns, raw[:, -1]
 
 
+def conversions(data: "LabelledFeatures", encoder: Encoder) -> dict[str, float]:
+    """How often labelled leads of each kind apply, 0 to 1, by `_kinds`'s names, and of `all`.
+
+    A model carries them, so that reasons can tell how leads like this one fare.
+    """
+    found = {"all": float(data.labels.mean())}
+    for column in dict.fromkeys(encoder.sources.values()):
+        kinds = np.array(_kinds(column, encoder, data.features))
+        names, place = np.unique(kinds, return_inverse=True)
+        rates = np.bincount(place, weights=data.labels) / np.bincount(place)
+        found |= {f"{column}: {name}": round(float(rate), 6) for name, rate in zip(names, rates, strict=True)}
+    return found
+
+
 def reasons_of(model: "ScoringModel", features: pa.Table) -> list[str]:
-    """For each of n leads its three strongest reasons, as one text.
+    """For each of n leads its strongest reasons, three for it and three against it where they exist.
 
     Leads with the same features have the same reasons, and are many: each kind is explained once.
     """
     if not features.num_rows:
         return []
-    matrix = np.stack([column.to_numpy() for column in features.columns], axis=1)
-    rows = matrix.view(np.dtype((np.void, matrix.dtype.itemsize * matrix.shape[1]))).ravel()
-    _, kinds, kind_of_lead = np.unique(rows, return_index=True, return_inverse=True)
+    kinds, kind_of_lead = kinds_of_leads(features)
     told = _reasons_of_kinds(model, features.take(pa.array(kinds)))
     return [told[kind] for kind in kind_of_lead]
 
 
 def _reasons_of_kinds(model: "ScoringModel", features: pa.Table) -> list[str]:
     grouped, columns, _ = contributions(model, features)
-    strongest = np.argsort(-np.abs(grouped), axis=1, kind="stable")[:, :STRONGEST]
-    words = {column: _told(column, model.encoder, features) for column in columns}
-    return [
-        "; ".join(
-            f"{words[columns[place]][row]} ({'speaks for' if grouped[row, place] > 0 else 'speaks against'} the lead)"
-            for place in places
-            if grouped[row, place]
-        )
-        for row, places in enumerate(strongest)
-    ]
+    rates: Mapping[str, float] = model.settings.get("conversions", {})
+    names = {column: _kinds(column, model.encoder, features) for column in columns}
+    wording = {
+        (column, name): tuple(_worded(column, name, rates, speaks_for) for speaks_for in (False, True))
+        for column in columns
+        for name in set(names[column])
+    }
+    order = np.argsort(-np.abs(grouped), axis=1, kind="stable")
+    reasons = []
+    for row, places in enumerate(order):
+        sides: tuple[list[str], list[str]] = ([], [])
+        for place in places:
+            share = grouped[row, place]
+            side = sides[share > 0]
+            if share and len(side) < STRONGEST:
+                side.append(wording[columns[place], names[columns[place]][row]][share > 0])
+        heads = ("Against: ", "For: ")
+        told = [f"{heads[side]}{'; '.join(sides[side])}" for side in (True, False) if sides[side]]
+        reasons.append(". ".join(told) or "Nothing speaks for or against this lead")
+    return reasons
 
 
-def _told(column: str, encoder: Encoder, features: pa.Table) -> list[str]:
-    """A column's value of every lead, in words."""
+def _kinds(column: str, encoder: Encoder, features: pa.Table) -> list[str]:
+    """What each lead is in a column: its level or tier, or its count."""
     if column in encoder.blocks:
         block = encoder.blocks[column]
-        places = np.argmax(np.stack([features[f].to_numpy() for f in block]), axis=0)
-        levels = encoder.levels.get(column, ("1", "2", "3"))
-        names = [*levels, f"none of its {len(levels)} common ones" if column in encoder.levels else OTHERS]
-        template = _WORDS[column]
-        wording = [template.format(level=name) for name in names]
-        return [wording[place] for place in places]
-    values = features[column].to_pylist()
+        levels = encoder.levels.get(column)
+        names = [*levels, ""] if levels is not None else [name.rsplit("_", 1)[-1] for name in block]
+        places = np.argmax(np.stack([features[feature].to_numpy() for feature in block]), axis=0)
+        return [names[place] for place in places]
+    counts = np.minimum(features[column].to_numpy(), _MOST_COUNTED)
+    return [str(count) for count in counts]
+
+
+def _worded(column: str, name: str, rates: Mapping[str, float], speaks_for: bool) -> str:
+    """One reason; how such leads fare is told when it explains the side that the reason is on."""
+    subject = _subject(column, name)
+    rate, everyone = rates.get(f"{column}: {name}"), rates.get("all")
+    if rate is None or everyone is None:
+        return subject
+    distance = _log_odds(rate) - _log_odds(everyone)
+    if (distance > 0) != speaks_for:
+        return f"{subject}, which with the rest of this lead speaks {'for' if speaks_for else 'against'} it"
+    return f"{subject}; such leads {next(words for bound, words in _FREQUENCIES if distance < bound)}"
+
+
+def _subject(column: str, name: str) -> str:
+    if column in _BLOCKS:
+        known, rare = _BLOCKS[column]
+        return known.format(name) if name else rare
     if column == "is_city_missing":
-        return ["City not given" if value else "City given" for value in values]
+        return "Gave a city" if name == "0" else "Gave no city"
     if column == "referred_lead":
-        return ["Referred by somebody" if value else "Not referred by anybody" for value in values]
+        return "Was not referred by anybody" if name == "0" else "Was referred by somebody"
+    count = f"{name} or more" if name == str(_MOST_COUNTED) else name
     if column in INTERACTION_GROUPS:
-        return [f"{value} {column.removesuffix('_interaction')} interactions" for value in values]
-    return [_WORDS[column].format(level=value) for value in values]
+        topic = column.removesuffix("_interaction")
+        return f"No {topic} interactions" if name == "0" else f"{count} {topic} interactions"
+    return f"Left {count} lead{'' if name == '1' else 's'} on the platform"
+
+
+def _log_odds(rate: float) -> float:
+    bounded = min(max(rate, 1e-4), 1 - 1e-4)
+    return math.log(bounded / (1 - bounded))

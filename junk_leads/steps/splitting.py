@@ -49,7 +49,7 @@ SIGNATURES = (
     (b"PAR1", "a Parquet file"),
 )
 WIDE_ENCODINGS = ("UTF-32-LE", "UTF-32-BE", "UTF-16-LE", "UTF-16-BE")
-CONTROL_BYTES = bytes(set(range(32)) - set(b"\0\t\n\f\r\x1a"))
+CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\f\r"))
 UNFINISHED = "unexpected end of data"  # what the csv module says of a quote still open at the end
 BAD_QUOTE = "has a quote that is not closed, or closed inside a field"
 TOO_LONG = f"has a field longer than {csv.field_size_limit():,} characters"
@@ -96,9 +96,7 @@ def opened(path: Path) -> Iterator[Delivered]:
             raise DropRefused("the quotes in the header do not pair up", where="line 1", do=DO) from error
         if len(header) > MOST_COLUMNS:
             limit = f"at most {MOST_COLUMNS:,}"
-            raise DropRefused(
-                f"the header has {len(header):,} columns", where="line 1", expected=limit, do=DO
-            )
+            raise DropRefused(f"the header has {len(header):,} columns", where="line 1", expected=limit, do=DO)
         used = len("".join(lines[: reader.line_num]).encode())
         yield Delivered(header, lines[:20], reader.line_num + 1, chain([first[used:]], blocks))
 
@@ -112,9 +110,7 @@ class Rows(Protocol):
     def quick(self, data: bytes) -> Sequence[pa.Array] | None:
         """The columns after lead_number of a plain block, or None unless every row of it is good."""
 
-    def careful(
-        self, records: list[Record], lines: list[str], number: int, line: int
-    ) -> Iterator[pa.RecordBatch]:
+    def careful(self, records: list[Record], lines: list[str], number: int, line: int) -> Iterator[pa.RecordBatch]:
         """Batches of the records, the first of which is lead `number`; lines[0] is physical line `line`."""
 
 
@@ -138,9 +134,7 @@ def batches(delivered: Delivered, rows: Rows) -> Iterator[pa.RecordBatch]:
             number, line, rest = number + len(records), line + used, "".join(lines[used:]).encode()
 
 
-def parse(
-    data: bytes, width: int, kinds: dict[int, pa.DataType], nulls: Sequence[str]
-) -> pa.RecordBatch | None:
+def parse(data: bytes, width: int, kinds: dict[int, pa.DataType], nulls: Sequence[str]) -> pa.RecordBatch | None:
     """The columns at these places of a plain block, named by place, as Arrow converts them.
 
     None if there is no row, a line is ragged or a cell does not convert.
@@ -170,12 +164,12 @@ class TextRows:
         self.schema = pa.schema({"lead_number": pa.int64()} | dict.fromkeys(names, pa.string()))
 
     def quick(self, data: bytes) -> Sequence[pa.Array] | None:
+        """See Rows."""
         batch = parse(data, self.width, dict.fromkeys(range(self.width), pa.string()), nulls=())
         return batch and batch.columns
 
-    def careful(
-        self, records: list[Record], lines: list[str], number: int, line: int
-    ) -> Iterator[pa.RecordBatch]:
+    def careful(self, records: list[Record], lines: list[str], number: int, line: int) -> Iterator[pa.RecordBatch]:
+        """See Rows."""
         kept = [(number + i, *record.fields) for i, record in enumerate(records) if record.fault is None]
         if kept:
             columns = [pa.array(cells) for cells in zip(*kept, strict=True)]
