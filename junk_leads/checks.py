@@ -76,8 +76,8 @@ def evidence_table(evidence: list[Evidence]) -> str:
     for x in sorted(evidence, key=lambda x: x.passed):
         kwargs = {k: v for k, v in x.expectation.kwargs.items() if k != "column"}
         column = x.expectation.kwargs.get("column") or ", ".join(x.expectation.kwargs.get("column_list", []))
+        passed = "yes" if x.passed else f"**no** ({x.expectation.severity})"
         cells = [
-            "yes" if x.passed else f"**no** ({x.expectation.severity})",
             x.expectation.type.removeprefix("expect_").replace("_", " "),
             column,
             ", ".join(f"{k} {v}" for k, v in kwargs.items()),
@@ -86,7 +86,7 @@ def evidence_table(evidence: list[Evidence]) -> str:
             f"{x.unexpected_share:.4%}",
             ", ".join(repr(example) for example in x.examples),
         ]
-        lines.append("| " + " | ".join(inert(str(cell)) for cell in cells) + " |")
+        lines.append("| " + " | ".join([passed, *(inert(str(cell)) for cell in cells)]) + " |")
     return "\n".join(lines)
 
 
@@ -101,6 +101,9 @@ def inert(text: str, longest: int = 300) -> str:
         ("|", "&#124;"),
         ("[", "&#91;"),
         ("`", "&#96;"),
+        ("*", "&#42;"),
+        ("~", "&#126;"),
+        ("\\", "&#92;"),
     ):
         text = text.replace(character, entity)
     return text

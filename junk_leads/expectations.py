@@ -45,8 +45,9 @@ class Expectation:
 class Evidence:
     """What one expectation found.
 
-    `observed` is the observed value of a table expectation; `unexpected_count`, `unexpected_share`
-    (0 to 1, of the values looked at) and up to 20 `examples` are those of a column expectation.
+    `observed` is the observed value of a table expectation, and what there is of a column: its range where
+    a range is expected, else the number of values. `unexpected_count`, `unexpected_share` (0 to 1, of the
+    values looked at) and up to 20 `examples` are those of a column expectation.
     """
 
     expectation: Expectation
@@ -124,12 +125,15 @@ def _validate_frame(expectations: list[Expectation], pieces: "Iterator[pd.DataFr
     by_column = [e for e in expectations if "_table_" not in e.type]
     by_table = [e for e in expectations if "_table_" in e.type]
     results: dict[int, list[dict[str, Any]]] = {id(e): [] for e in expectations}
+    ranges: dict[str, list[float]] = {e.kwargs["column"]: [] for e in by_column if e.type.endswith("_be_between")}
     columns: list[str] = []
     length = 0
     for piece in pieces:
         columns, length = list(piece.columns), length + len(piece)
         for e, result in zip(by_column, _run(by_column, piece), strict=True):
             results[id(e)].append(result)
+        for name, ends in ranges.items():
+            ends += [float(end) for end in (piece[name].min(), piece[name].max()) if pd.notna(end)]
     heads, lengths = pd.DataFrame(columns=columns), pd.DataFrame(index=pd.RangeIndex(length))
     for frame, mine in (
         (lengths, [e for e in by_table if "row_count" in e.type]),
@@ -137,10 +141,10 @@ def _validate_frame(expectations: list[Expectation], pieces: "Iterator[pd.DataFr
     ):
         for e, result in zip(mine, _run(mine, frame), strict=True):
             results[id(e)].append(result)
-    return [_evidence(e, results[id(e)]) for e in expectations]
+    return [_evidence(e, results[id(e)], ranges.get(e.kwargs.get("column", ""), [])) for e in expectations]
 
 
-def _evidence(expectation: Expectation, results: list[dict[str, Any]]) -> Evidence:
+def _evidence(expectation: Expectation, results: list[dict[str, Any]], ends: list[float]) -> Evidence:
     if "_table_" in expectation.type or not results:
         result: dict[str, Any] = results[0] if results else {"success": True, "result": {}}
         found = result["result"]
@@ -153,7 +157,9 @@ def _evidence(expectation: Expectation, results: list[dict[str, Any]]) -> Eviden
     share = unexpected / looked_at if looked_at else 0.0
     examples = [x for r in results for x in r["result"].get("partial_unexpected_list", [])][:EXAMPLES]
     mostly = float(expectation.kwargs.get("mostly", 1.0))
-    observed = next((r["result"]["observed_value"] for r in results if "observed_value" in r["result"]), None)
+    observed = f"{looked_at:,} values"
+    if ends and expectation.type.endswith("_be_between"):
+        observed = " to ".join(f"{end:,.10g}" for end in dict.fromkeys((min(ends), max(ends))))
     passed = all(r["success"] for r in results) if len(results) == 1 else 1.0 - share >= mostly
     return Evidence(expectation, bool(passed), observed, elements, unexpected, share, tuple(examples))
 
@@ -180,9 +186,12 @@ def _run(expectations: list[Expectation], frame: "pd.DataFrame") -> list[dict[st
     ).to_json_dict()
     by_row = {r["expectation_config"]["meta"]["row"]: r for r in result["results"]}
     for row, r in by_row.items():
-        if r.get("exception_info", {}).get("raised_exception"):
-            message = r["exception_info"]["exception_message"]
-            raise ValueError(f"{expectations[row].check}: {expectations[row].type} could not run: {message}")
+        info = r.get("exception_info", {})
+        # of one expectation, or of each metric that it needs
+        for raised in (info, *(metric for metric in info.values() if isinstance(metric, dict))):
+            if raised.get("raised_exception"):
+                message = raised["exception_message"]
+                raise ValueError(f"{expectations[row].check}: {expectations[row].type} could not run: {message}")
     return [by_row[row] for row in range(len(expectations))]
 
 

@@ -57,5 +57,17 @@ def mlflow_resource(home: Home) -> dg.ResourceDefinition:
             from dagster_mlflow import mlflow_tracking
 
             yield from mlflow_tracking.resource_fn(context)
+            _end_run(context)
 
     return tracking
+
+
+def _end_run(context: dg.InitResourceContext) -> None:
+    """End MLflow's run as Dagster's ended; dagster-mlflow leaves it running, in the way of this process's next one."""
+    import mlflow
+
+    assert context.instance
+    failures = context.instance.get_records_for_run(
+        str(context.run_id), of_type=dg.DagsterEventType.STEP_FAILURE, limit=1
+    )
+    mlflow.end_run("FAILED" if failures.records else "FINISHED")

@@ -4,13 +4,14 @@
 """
 
 import csv
+import io
 import json
 import os
 import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +30,8 @@ from junk_leads.steps.reading import ARROW_TYPES
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
+# two workers on two cores: threads of LightGBM that wait for each other would take most of the time
+os.environ["OMP_NUM_THREADS"] = "1"
 
 SCHEMA = lead_schema()
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -197,17 +200,21 @@ def copied_home(source: Home, target: Path) -> Home:
     return Home(target)
 
 
-@pytest.fixture
-def junk_leads(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
-    """Runs a command in this process: `junk_leads("score", path, "--json")`."""
+def run_command(*arguments: Any, home: Home | None = None) -> Outcome:
+    """A command in this process: `run_command("score", path, "--json")`."""
+    from junk_leads import cli
 
-    def run(*arguments: Any) -> Outcome:
-        from junk_leads import cli
-
-        monkeypatch.setattr(sys, "argv", ["junk-leads", *map(str, arguments)])
-        capfd.readouterr()
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["junk-leads", *map(str, arguments)])
+        if home is not None:
+            patch.setenv("JUNK_LEADS_HOME", str(home.root))
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        return Outcome(int(ended.value.code or 0), *capfd.readouterr())
+    return Outcome(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
-    return run
+
+@pytest.fixture
+def junk_leads() -> Callable[..., Outcome]:
+    """Runs a command in this process, in the home of the test: `junk_leads("score", path, "--json")`."""
+    return run_command

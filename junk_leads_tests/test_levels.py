@@ -97,7 +97,7 @@ def test_each_column_is_learned_by_itself_and_typed(con: duckdb.DuckDBPyConnecti
 
 def test_levels_of_any_characters_are_kept_as_they_are(learn: Learn) -> None:
     odd = ["it's", 'so "called"', "{a}", "a b", "😀", "x;y", "<b>", "\\"]
-    assert levels(learn({level: 10 for level in odd}, reach=1.0)) == sorted(odd)
+    assert levels(learn(dict.fromkeys(odd, 10), reach=1.0)) == sorted(odd)
 
 
 DATABASE = duckdb.connect()

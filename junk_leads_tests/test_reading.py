@@ -489,6 +489,18 @@ def test_only_the_named_file_is_read_whatever_its_name(deliver: Callable[..., Pa
     assert [lead["city_mapped"] for lead in result.leads.values()] == ["mine"]
 
 
+def test_a_file_with_too_many_rows_that_do_not_split_is_refused(
+    deliver: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = deliver(text(line(), *["TOTAL"] * 3, line(syllabus="x")))
+    monkeypatch.setattr(splitting, "MOST_DAMAGED", 3)
+    assert Result(path).reading.rows_rejected == 4
+    monkeypatch.setattr(splitting, "MOST_DAMAGED", 2)
+    with pytest.raises(DropRefused) as refused:
+        Result(path)
+    assert str(refused.value) == f"over 2 rows do not split into the columns of the header; {DO}"
+
+
 # gzip
 
 
@@ -559,7 +571,9 @@ CELLS = {
     "app_complete_flag": st.sampled_from(["0", "1", "1.0"]),
 }
 LEADS = st.lists(st.fixed_dictionaries(CELLS), max_size=4)
-DATABASE = connect()  # one for all examples of a property
+
+
+DATABASE = connect()  # one for all examples of the properties
 
 
 def read_bytes(content: bytes) -> tuple[Any, ...]:
@@ -572,7 +586,7 @@ def read_bytes(content: bytes) -> tuple[Any, ...]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(LEADS)
+@given(leads=LEADS)
 def test_the_quick_way_and_the_careful_way_give_identical_results(leads: list[dict[str, str]]) -> None:
     content = text(*(line(**lead) for lead in leads)).encode()
     quick = read_bytes(content)
@@ -604,9 +618,9 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(PIECES, max_size=30).map("".join), st.binary(max_size=3), st.integers(1, 200))
-@example(f"{line()}\n\ufeff{line()}", b"", 100)  # a block that begins with a byte order mark
+@settings(max_examples=100, deadline=None)
+@given(body=st.lists(PIECES, max_size=30).map("".join), noise=st.binary(max_size=3), block=st.integers(1, 200))
+@example(body=f"{line()}\n\ufeff{line()}", noise=b"", block=100)  # a block that begins with a byte order mark
 def test_every_row_of_any_file_is_accounted_for_whatever_the_size_of_blocks(
     body: str, noise: bytes, block: int
 ) -> None:
@@ -625,8 +639,8 @@ def test_every_row_of_any_file_is_accounted_for_whatever_the_size_of_blocks(
         assert read_bytes(content) == result
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.binary(max_size=400))
+@settings(max_examples=100, deadline=None)
+@given(content=st.binary(max_size=400))
 def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     with pytest.raises(DropRefused):
         read_bytes(content)

@@ -95,7 +95,7 @@ def lightgbm_model(
         if not results[-1].passed:
             yield from publish(None, results)
         booster = train_booster(data, config.recipe())
-        counted = con.sql("SELECT drop, count(*) FROM encoded_features WHERE app_complete_flag IS NOT NULL GROUP BY 1")
+        counted = encoded_features.filter("app_complete_flag IS NOT NULL").aggregate("drop, count(*)")
         training = Training(
             booster,
             encoder,

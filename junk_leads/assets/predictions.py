@@ -54,7 +54,6 @@ def predictions(
         results = predictions_checks(con, scored, accounting.count(encoded_features))
         made_from = {"probability": [("encoded_features", f) for f in model.encoder.features]}
         target = home.home.predictions / f"{drop}.csv"
-        delivery = home.ledger.newest(drop)
         metadata = {
             "model_version": model.version,
             "file": dg.MetadataValue.path(str(target)),
@@ -62,9 +61,11 @@ def predictions(
         }
         yield from publish(scored, results, metadata)
         con = warehouse.connection()
-        header = tuple(_about_drop(con, drop)["header"])
-        delivered = delivered_rows(con, delivery.path)
-        write_scored_file(con, target, header, delivered, rows_of(con, "predictions", [drop]))
+        about = _about_drop(con, drop)
+        # the file that these leads came from: a newer delivery of the drop may wait, or have been refused
+        path = next(d.path for d in home.ledger.deliveries() if (d.drop, d.content) == (drop, about["content"]))
+        delivered = delivered_rows(con, path)
+        write_scored_file(con, target, tuple(about["header"]), delivered, rows_of(con, "predictions", [drop]))
         warehouse.release()
 
 
@@ -99,7 +100,7 @@ def prediction_summary(
         about = _about_drop(con, drop)
         counts = {name: about[name] for name in ("drop", "rows_read", "rows_rejected")}
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        figures = summarise(con, predictions, {**counts, "scored_at": now})
+        figures = summarise(predictions, {**counts, "scored_at": now})
         model = home.registry.load(figures["model_version"] or home.registry.champion_version())
         results = prediction_summary_checks(con, figures, model.settings["share_of_ones"])
         row = con.sql("SELECT " + ", ".join(f"? AS {name}" for name in figures), params=list(figures.values()))

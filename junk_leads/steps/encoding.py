@@ -98,7 +98,7 @@ def reference_id() -> str:
 def _feature(column: str, level: str) -> str:
     """A feature's name: readable, unique, and of characters that LightGBM and SQL take as they are."""
     safe = re.sub(r"[^A-Za-z0-9.-]+", "_", level)
-    if safe == level and len(level) <= 60 and level != OTHERS:
+    if safe == level and len(level) <= 60 and level.lower() != OTHERS:  # DuckDB's names differ by more than case
         return f"{column}_{level}"
     return f"{column}_{safe[:40]}_{hashlib.sha256(level.encode()).hexdigest()[:8]}"
 

@@ -101,7 +101,8 @@ def measure(
 
 
 def _interval(found: np.ndarray) -> Interval:
-    low, high = np.nanquantile(found[1:], (0.025, 0.975)) if len(found) > 1 else (found[0], found[0])
+    drawn = found[1:][~np.isnan(found[1:])]
+    low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (found[0], found[0])
     return Interval(float(found[0]), float(low), float(high))
 
 

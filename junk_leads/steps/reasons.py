@@ -6,7 +6,7 @@ probability itself (`scoring.py`).
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,26 +39,49 @@ _BLOCKS = {
 }
 
 
-def kinds_of_leads(features: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """The row numbers of leads with different features, and for each of n leads which of those it is like."""
-    matrix = np.stack([column.to_numpy() for column in features.columns], axis=1)
+def _kinds_of_rows(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of rows (n x f) that differ from each other, and for each of n rows which of those it is."""
+    matrix = np.ascontiguousarray(matrix)
     rows = matrix.view(np.dtype((np.void, matrix.dtype.itemsize * matrix.shape[1]))).ravel()
-    _, kinds, kind_of_lead = np.unique(rows, return_index=True, return_inverse=True)
-    return kinds, kind_of_lead
+    _, kinds, kind_of_row = np.unique(rows, return_index=True, return_inverse=True)
+    return kinds, kind_of_row
+
+
+def _matrix(features: pa.Table) -> np.ndarray:
+    return np.stack([column.to_numpy() for column in features.columns], axis=1)
 
 
 def contributions(model: "ScoringModel", features: pa.Table) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
     """Contributions to the log-odds by original column: (n x c), the c columns, and the base (n,).
 
-    The columns' contributions and the base sum to the model's raw score.
+    They are LightGBM's own (TreeSHAP), which are dear: each tree explains only the leads that differ in the features
+    it looks at. The columns' contributions and the base sum to the model's raw score.
     """
-    raw = np.asarray(model.booster.predict(features, pred_contrib=True, validate_features=True))
+    matrix = _matrix(features)
     sources = [model.encoder.sources[feature] for feature in model.encoder.features]
     columns = tuple(dict.fromkeys(sources))
-    grouped = np.zeros((len(raw), len(columns)))
-    for place, source in enumerate(sources):
-        grouped[:, columns.index(source)] += raw[:, place]
-    return grouped, columns, raw[:, -1]
+    column_of_feature = np.array([columns.index(source) for source in sources])
+    grouped, base = np.zeros((len(matrix), len(columns))), np.zeros(len(matrix))
+    for number, tree in enumerate(model.booster.dump_model()["tree_info"]):
+        looked_at = np.array(sorted(_features_of(tree["tree_structure"])), dtype=int)
+        if len(looked_at):
+            kinds, kind_of_row = _kinds_of_rows(matrix[:, looked_at])
+        else:  # a tree of one leaf
+            kinds, kind_of_row = np.zeros(1, dtype=int), np.zeros(len(matrix), dtype=int)
+        raw = np.asarray(
+            model.booster.predict(matrix[kinds], pred_contrib=True, start_iteration=number, num_iteration=1)
+        )
+        for place in looked_at:
+            grouped[:, column_of_feature[place]] += raw[kind_of_row, place]
+        base += raw[kind_of_row, -1]
+    return grouped, columns, base
+
+
+def _features_of(node: Mapping[str, Any]) -> set[int]:
+    """The features that a tree looks at, by their place."""
+    if "split_feature" not in node:
+        return set()
+    return {node["split_feature"], *_features_of(node["left_child"]), *_features_of(node["right_child"])}
 
 
 def conversions(data: "LabelledFeatures", encoder: Encoder) -> dict[str, float]:
@@ -82,7 +105,7 @@ def reasons_of(model: "ScoringModel", features: pa.Table) -> list[str]:
     """
     if not features.num_rows:
         return []
-    kinds, kind_of_lead = kinds_of_leads(features)
+    kinds, kind_of_lead = _kinds_of_rows(_matrix(features))
     told = _reasons_of_kinds(model, features.take(pa.array(kinds)))
     return [told[kind] for kind in kind_of_lead]
 
@@ -101,10 +124,10 @@ def _reasons_of_kinds(model: "ScoringModel", features: pa.Table) -> list[str]:
     for row, places in enumerate(order):
         sides: tuple[list[str], list[str]] = ([], [])
         for place in places:
-            share = grouped[row, place]
-            side = sides[share > 0]
+            share = float(grouped[row, place])
+            side = sides[bool(share > 0)]
             if share and len(side) < STRONGEST:
-                side.append(wording[columns[place], names[columns[place]][row]][share > 0])
+                side.append(wording[columns[place], names[columns[place]][row]][bool(share > 0)])
         heads = ("Against: ", "For: ")
         told = [f"{heads[side]}{'; '.join(sides[side])}" for side in (True, False) if sides[side]]
         reasons.append(". ".join(told) or "Nothing speaks for or against this lead")

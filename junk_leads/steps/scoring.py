@@ -150,9 +150,10 @@ def write_scored_file(
     cells = [_inert_sql(f"d.{quoted(name)}") for name in texts] + [f"p.{name}" for name in told]
     body, part = path.with_suffix(".body"), path.with_suffix(".part")
     target = str(body).replace("'", "''")
+    scored = predictions  # noqa: F841  by this name in the SQL below: a table called predictions would go before it
     con.execute(
         f"COPY (SELECT {', '.join(f'{cell} AS c{n}' for n, cell in enumerate(cells))} "
-        "FROM predictions AS p JOIN delivered AS d ON p.lead_number = d.lead_number ORDER BY p.lead_number) "
+        "FROM scored AS p JOIN delivered AS d ON p.lead_number = d.lead_number ORDER BY p.lead_number) "
         f"TO '{target}' (FORMAT csv, HEADER false)"
     )
     with part.open("wb") as file, body.open("rb") as rows:

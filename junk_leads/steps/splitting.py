@@ -32,6 +32,7 @@ WINDOW = 1 << 16  # bytes; a line that fills one may hold a field that is too lo
 LONGEST_LINE = 8 << 20  # bytes; a longer line refuses the file
 LONGEST_RECORD = 1 << 20  # characters; a quoted record that goes on for longer counts as unclosed
 MOST_COLUMNS = 1_000
+MOST_DAMAGED = 500_000  # records that do not split; more refuse the file
 GZIP_LARGEST = 16 << 30  # bytes that a gzip file may inflate to
 GZIP_RATIO = 100  # and how many times its own size, past the first
 GZIP_FREE = 64 << 20  # bytes
@@ -119,7 +120,7 @@ def batches(delivered: Delivered, rows: Rows) -> Iterator[pa.RecordBatch]:
 
     Leads are numbered from 1 in file order, whether good or not; blank lines are no rows. Raises DropRefused.
     """
-    number, line, rest = 1, delivered.first_line, b""
+    number, line, rest, damaged = 1, delivered.first_line, b"", 0
     for block in chain(delivered.blocks, [b""]):
         data = rest + block
         columns = rows.quick(data) if _is_plain(data, line) else None
@@ -130,6 +131,9 @@ def batches(delivered: Delivered, rows: Rows) -> Iterator[pa.RecordBatch]:
         else:
             lines = lines_of(data, line)
             records, used = split(lines, rows.width, final=not block)
+            damaged += sum(record.fault is not None for record in records)
+            if damaged > MOST_DAMAGED:
+                raise DropRefused(f"over {MOST_DAMAGED:,} rows do not split into the columns of the header", do=DO)
             yield from rows.careful(records, lines, number, line)
             number, line, rest = number + len(records), line + used, "".join(lines[used:]).encode()
 

@@ -11,18 +11,16 @@ import duckdb
 from junk_leads.steps.scoring import GRADES
 
 
-def summarise(
-    con: duckdb.DuckDBPyConnection, predictions: duckdb.DuckDBPyRelation, about: Mapping[str, Any]
-) -> dict[str, Any]:
+def summarise(predictions: duckdb.DuckDBPyRelation, about: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of one drop's predictions.
 
     `about` holds drop, rows_read, rows_rejected and the time. Shares are 0 to 1, and 0 of no leads.
     """
     grades = ", ".join(f"count(*) FILTER (grade = '{grade}') AS grade_{grade.lower()}" for grade in GRADES)
-    figures = con.sql(
-        f"SELECT count(*) AS lead_count, coalesce(sum(predicted_flag), 0)::BIGINT AS ones, {grades}, "
-        "coalesce(avg(probability), 0) AS mean_probability, coalesce(max(model_version), '') AS model_version "
-        "FROM predictions"
+    # not by name: DuckDB takes a table called predictions before a relation
+    figures = predictions.aggregate(
+        f"count(*) AS lead_count, coalesce(sum(predicted_flag), 0)::BIGINT AS ones, {grades}, "
+        "coalesce(avg(probability), 0) AS mean_probability, coalesce(max(model_version), '') AS model_version"
     )
     found = dict(zip(figures.columns, figures.fetchall()[0], strict=True))
     leads = found["lead_count"]

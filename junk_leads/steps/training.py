@@ -54,7 +54,7 @@ def labelled_features(
     Raises TrainingRefused when a row is of another encoder.
     """
     labelled = encoded.filter("app_complete_flag IS NOT NULL")
-    others = labelled.filter(duckdb.ColumnExpression("encoder_id") != duckdb.ConstantExpression(encoder.id))
+    others = labelled.filter(f"encoder_id IS DISTINCT FROM '{encoder.id}'")
     if others.limit(1).fetchall():
         raise TrainingRefused(
             f"encoded_features holds features of another encoder than {encoder.id}; "
