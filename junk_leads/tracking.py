@@ -18,6 +18,7 @@ import numpy as np
 from junk_leads.reference import lead_schema
 from junk_leads.registry import BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE, Registry, files_sha256, mlflow_quiet
 from junk_leads.steps.encoding import Encoder
+from junk_leads.steps.evaluation import Report
 from junk_leads.steps.plots import plot_holdout, plot_importance
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Training:
     encoder: Encoder
     settings: Mapping[str, Any]
     parameters: Mapping[str, Any]
-    metrics: Mapping[str, float]
+    report: Report
     drops: Mapping[str, int]
     fingerprint: str
     holdout: tuple[np.ndarray, np.ndarray]
@@ -50,7 +51,9 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> tuple[s
         run_id = mlflow.active_run().info.run_id
         mlflow.log_params({**training.parameters, "data_fingerprint": training.fingerprint})
         mlflow.log_params({"encoder_id": training.encoder.id, "features": len(training.encoder.features)})
-        mlflow.log_metrics(dict(training.metrics))
+        mlflow.log_metrics(training.report.values())
+        mlflow.log_dict(training.report.as_dict(), "evaluation.json")
+        mlflow.log_text(training.report.as_markdown(), "evaluation.md")
         mlflow.log_dict(dict(training.drops), "drops.json")
         mlflow.log_text(training.encoder.to_json(), "encoder.json")
         plots = plot_holdout(*training.holdout, training.settings["threshold"])
@@ -70,7 +73,7 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> tuple[s
                 "encoder_id": training.encoder.id,
                 "files_sha256": hashes,
                 "data_fingerprint": training.fingerprint,
-                "metrics": json.dumps({k: round(v, 6) for k, v in training.metrics.items()}),
+                "metrics": json.dumps({k: round(v, 6) for k, v in training.report.values().items()}),
             },
         )
     return version, run_id, plots

@@ -90,7 +90,8 @@ def lightgbm_model(
         fitness = data_checks(data, encoder, config)
         if not all(result.passed for result in fitness):
             yield from publish(None, fitness)
-        metrics, holdout = _hold_out(data, config.recipe(), settings)
+        report, holdout = _hold_out(data, encoder, config.recipe(), settings)
+        metrics = report.values()
         results = [*fitness, _floor(metrics, config.lowest_auc)]
         if not results[-1].passed:
             yield from publish(None, results)
@@ -106,14 +107,14 @@ def lightgbm_model(
                 "conversions": conversions(data, encoder),
             },
             config.recipe().as_parameters(),
-            metrics,
+            report,
             dict(sorted(counted.fetchall())),
             data.fingerprint,
             holdout,
         )
         version, run_id, plots = log_training(mlflow, home.registry, training)
         row = _row(con, version, run_id, encoder, len(data), metrics)
-        yield from publish(row, results, _metadata(home, version, run_id, metrics, plots))
+        yield from publish(row, results, _metadata(home, version, run_id, report, plots))
 
 
 def data_checks(data: LabelledFeatures, encoder: Encoder, config: TrainingConfig) -> list[dg.AssetCheckResult]:
@@ -161,21 +162,27 @@ def _result(check: str, passed: bool, why: str, told: Mapping[str, Any]) -> dg.A
 
 
 def _hold_out(
-    data: LabelledFeatures, recipe: Recipe, settings: Mapping[str, Any]
-) -> tuple[dict[str, float], tuple[np.ndarray, np.ndarray]]:
-    """Metrics of a random and a temporal hold-out, by name, and the temporal one's labels and probabilities."""
-    metrics: dict[str, float] = {}
-    splits = (
+    data: LabelledFeatures, encoder: Encoder, recipe: Recipe, settings: Mapping[str, Any]
+) -> tuple[evaluation.Report, tuple[np.ndarray, np.ndarray]]:
+    """What a random and a temporal hold-out show, and the temporal one's labels and probabilities.
+
+    The model of record is judged on the temporal one: the slices and gains are its.
+    """
+    splits = {}
+    for split in (
         evaluation.random_split(data, settings["holdout_share"], recipe.lightgbm["seed"]),
         evaluation.temporal_split(data, settings["holdout_share"]),
-    )
-    for split in splits:
+    ):
         booster = train_booster(data.take(split.train), recipe)
         test = data.take(split.test)
         probabilities = np.asarray(booster.predict(test.features))
-        measured = evaluation.measure(test.labels, probabilities, settings["threshold"])
-        metrics |= {f"{split.name}_{name}": found.value for name, found in measured.items()}
-    return metrics, (test.labels, probabilities)
+        splits[split.name] = evaluation.measure(test.labels, probabilities, settings["threshold"])
+    report = evaluation.Report(
+        splits,
+        evaluation.measure_slices(test, encoder, probabilities, settings["threshold"]),
+        evaluation.gains(test.labels, probabilities),
+    )
+    return report, (test.labels, probabilities)
 
 
 def _row(
@@ -194,20 +201,16 @@ def _row(
 
 
 def _metadata(
-    home: HomeResource, version: str, run_id: str, metrics: Mapping[str, float], plots: Mapping[str, bytes]
+    home: HomeResource, version: str, run_id: str, report: evaluation.Report, plots: Mapping[str, bytes]
 ) -> dict[str, Any]:
     pictures = "\n\n".join(
         f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})" for name, png in plots.items()
     )
-    table = "| metric | random | temporal |\n|---|---|---|\n" + "\n".join(
-        f"| {name} | {metrics[f'random_{name}']:.4f} | {metrics[f'temporal_{name}']:.4f} |"
-        for name in (key.removeprefix("random_") for key in metrics if key.startswith("random_"))
-    )
     return {
         "model_version": version,
-        "metrics": dg.MetadataValue.md(table),
+        "evaluation": dg.MetadataValue.md(report.as_markdown()),
         "plots": dg.MetadataValue.md(pictures),
         "mlflow_run": dg.MetadataValue.url(home.registry.run_url(run_id)),
         "mlflow_run_id": run_id,
-        **{name: float(value) for name, value in metrics.items()},
+        **report.values(),
     }

@@ -1,19 +1,20 @@
 """Measuring a model on leads it has not seen, always from probabilities.
 
-What lives here: splits, metrics, their bootstrap intervals, slices, and the paired comparison of two models. What does
-not: training (`training.py`), thresholds and calibration (`calibration.py`), plots (`plots.py`).
+What lives here: splits, metrics with their bootstrap intervals, slices and gains. What does not: training
+(`training.py`) and plots (`plots.py`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from junk_leads.steps.encoding import Encoder
 from junk_leads.steps.training import LabelledFeatures
 
 RESAMPLES = 200
 BINS = 15  # of equal width, for the expected calibration error
-_WEEK = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,6 @@ def temporal_split(data: LabelledFeatures, share: float) -> Split:
     order = np.argsort(data.created, kind="stable")
     cut = round(len(order) * (1 - share))
     return Split("temporal", order[:cut], order[cut:])
-
-
-def weekly_splits(data: LabelledFeatures, weeks: int, *, least: int = 500) -> Iterator[Split]:
-    """For each of the last `weeks` weeks with `least` leads: trained on all before it, tested on it."""
-    last = float(data.created.max())
-    for back in range(weeks, 0, -1):
-        start = last - back * _WEEK
-        train = np.flatnonzero(data.created <= start)
-        test = np.flatnonzero((data.created > start) & (data.created <= start + _WEEK))
-        if min(len(train), len(test)) >= least and len(np.unique(data.labels[test])) == 2:
-            yield Split(f"week_{weeks - back + 1}", train, test)
 
 
 def checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -160,46 +150,68 @@ def gains(labels: np.ndarray, probabilities: np.ndarray, parts: int = 10) -> lis
             found += float(members.sum())
             conversion = float(members.mean())
             lift = conversion / max(float(ordered.mean()), 1e-12)
-            table.append({"part": part, "conversion": conversion, "lift": lift, "gain": found / max(ordered.sum(), 1)})
+            table.append(
+                {"part": part, "conversion": conversion, "lift": lift, "gain": found / max(float(ordered.sum()), 1.0)}
+            )
     return table
 
 
 def measure_slices(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    slices: Mapping[str, np.ndarray],
-    threshold: float,
-    *,
-    least: int = 200,
+    data: LabelledFeatures, encoder: Encoder, probabilities: np.ndarray, threshold: float, *, least: int = 200
 ) -> dict[str, dict[str, Interval]]:
-    """The metrics of each slice (a mask of shape (n,)) that has `least` leads and both classes."""
+    """The metrics of each slice of n leads by tier, platform, month, referral and missing city.
+
+    A slice that has fewer than `least` leads, or one class only, is left out.
+    """
     measured = {}
-    for name, mask in slices.items():
-        if mask.sum() >= least and len(np.unique(labels[mask])) == 2:
-            measured[name] = measure(labels[mask], probabilities[mask], threshold)
+    for name, mask in _slices(data, encoder):
+        if mask.sum() >= least and len(np.unique(data.labels[mask])) == 2:
+            measured[name] = measure(data.labels[mask], probabilities[mask], threshold)
     return measured
 
 
-def difference_in_auc(
-    labels: np.ndarray, challenger: np.ndarray, champion: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 1
-) -> Interval:
-    """AUC of the challenger minus the champion's on the same n leads, by paired bootstrap."""
-    labels, challenger = checked(labels, challenger)
-    _, champion = checked(labels, champion)
-    rng = np.random.default_rng(seed)
-    weights = np.vstack([np.ones(len(labels)), rng.poisson(1.0, size=(resamples, len(labels)))])
-    difference = _weighted_aucs(labels, challenger, weights) - _weighted_aucs(labels, champion, weights)
-    return _interval(difference)
+def _slices(data: LabelledFeatures, encoder: Encoder) -> Iterator[tuple[str, np.ndarray]]:
+    flags = [*encoder.blocks["city_tier"], *encoder.blocks["first_platform_c"], "referred_lead", "is_city_missing"]
+    for feature in flags:
+        yield feature, data.features[feature].to_numpy() > 0
+    months = data.created.astype("datetime64[s]").astype("datetime64[M]")
+    for month in np.unique(months):
+        yield f"month_{month}", months == month
 
 
-def _weighted_aucs(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The AUC under each row of weights (r, n)."""
-    order = np.argsort(probabilities, kind="stable")
-    starts = np.flatnonzero(np.diff(probabilities[order], prepend=-1.0))
-    aucs = np.empty(len(weights))
-    for row, drawn in enumerate(weights):
-        genuine = np.add.reduceat((drawn * labels)[order], starts)
-        junk = np.add.reduceat((drawn * (1 - labels))[order], starts)
-        below = np.cumsum(junk) - junk
-        aucs[row] = (genuine * (below + junk / 2)).sum() / (genuine.sum() * junk.sum())
-    return aucs
+@dataclass(frozen=True)
+class Report:
+    """What hold-outs showed: metrics by split and by slice, and gains by tenth of the leads."""
+
+    splits: Mapping[str, Mapping[str, Interval]]
+    slices: Mapping[str, Mapping[str, Interval]]
+    tenths: Sequence[Mapping[str, float]]
+
+    def values(self) -> dict[str, float]:
+        """Every split's metrics without their intervals, as `<split>_<metric>`."""
+        return {f"{split}_{name}": x.value for split, found in self.splits.items() for name, x in found.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as JSON holds it; an interval is [value, low, high]."""
+        listed = [
+            {key: {name: [x.value, x.low, x.high] for name, x in found.items()} for key, found in part.items()}
+            for part in (self.splits, self.slices)
+        ]
+        return {"splits": listed[0], "slices": listed[1], "tenths": [dict(tenth) for tenth in self.tenths]}
+
+    def as_markdown(self) -> str:
+        """Everything, for people: metrics with 95 % intervals, slices, gains."""
+        names = list(self.splits)
+        lines = ["| metric | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+        lines += [
+            f"| {metric} | " + " | ".join(str(self.splits[name][metric]) for name in names) + " |"
+            for metric in self.splits[names[0]]
+        ]
+        lines += ["", "| slice (temporal) | AUC | calibration error | share of 1s |", "|---|---|---|---|"]
+        lines += [
+            f"| {name} | {found['auc']} | {found['calibration_error'].value:.4f} | {found['share_of_ones'].value:.4f} |"
+            for name, found in self.slices.items()
+        ]
+        lines += ["", "| tenth of the leads | conversion | lift | genuine leads so far |", "|---|---|---|---|"]
+        lines += [f"| {t['part']} | {t['conversion']:.3f} | {t['lift']:.2f} | {t['gain']:.1%} |" for t in self.tenths]
+        return "\n".join(lines)
