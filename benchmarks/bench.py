@@ -51,7 +51,9 @@ def _round(folder: Path, leads: Path, new: Path) -> dict[str, float]:
     """One round of all three, by turns; every figure by its name."""
     figures: dict[str, float] = {}
     for yardstick in ("published_way", "floor"):
-        printed, wall, _ = _run([sys.executable, str(HERE / f"{yardstick}.py"), str(leads), str(folder / yardstick)], {})
+        printed, wall, _ = _run(
+            [sys.executable, str(HERE / f"{yardstick}.py"), str(leads), str(folder / yardstick)], {}
+        )
         told = json.loads(printed)
         figures |= {f"{yardstick} {step}": seconds for step, seconds in told["seconds"].items()}
         figures[f"{yardstick} whole"] = wall
@@ -129,7 +131,9 @@ def _print_table(rounds: list[dict[str, float]]) -> None:
     for label, name, memory, against in lines:
         # ratios are made round by round: these machines drift
         ratios = [
-            statistics.median(figures[f"{yardstick} {against}"] / figures[name] for figures in rounds) if against else None
+            statistics.median(figures[f"{yardstick} {against}"] / figures[name] for figures in rounds)
+            if against
+            else None
             for yardstick in ("published_way", "floor")
         ]
         told = "".join(f"{'' if r is None else f'{r:.2f}':>{width}}" for r, width in zip(ratios, (14, 10), strict=True))

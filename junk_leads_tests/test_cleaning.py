@@ -164,7 +164,7 @@ LEADS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(LEADS)
 def test_leads_delivered_are_kept_or_duplicates(delivered: list[dict[str, Any]]) -> None:
     raw = leads_of(DATABASE, *delivered)
@@ -176,7 +176,7 @@ def test_leads_delivered_are_kept_or_duplicates(delivered: list[dict[str, Any]])
     assert len(set(values)) == len(values)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(LEADS)
 def test_cleaning_what_is_clean_changes_nothing(delivered: list[dict[str, Any]]) -> None:
     once = clean(DATABASE, leads_of(DATABASE, *delivered), SCHEMA)
@@ -186,7 +186,7 @@ def test_cleaning_what_is_clean_changes_nothing(delivered: list[dict[str, Any]])
     ]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(LEADS.filter(lambda leads: len(leads) < 5))
 def test_a_lead_is_cleaned_alone_as_it_is_among_others(delivered: list[dict[str, Any]]) -> None:
     together = rows_as_dicts(normalise(DATABASE, leads_of(DATABASE, *delivered), SCHEMA))

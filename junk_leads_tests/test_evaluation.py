@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from junk_leads.steps.evaluation import measure, random_split, temporal_split, weekly_splits
+from junk_leads.steps.evaluation import measure, random_split, temporal_split
 from junk_leads.steps.training import LabelledFeatures
 
 LABELS = np.array([0, 0, 1, 1, 0, 1, 1, 0])
 PROBABILITIES = np.array([0.1, 0.4, 0.35, 0.8, 0.4, 0.9, 0.4, 0.6])
-DAY = 86_400.0
 SWAPPED = "labels must be 0 or 1: are labels and probabilities swapped?"
 
 
@@ -43,16 +42,6 @@ def test_a_temporal_split_tests_on_leads_no_older_than_those_it_trains_on(create
 def test_the_order_of_delivery_does_not_matter_to_a_temporal_split() -> None:
     split = temporal_split(created_at([50.0, 10.0, 40.0, 20.0, 30.0]), 0.4)
     assert (split.name, split.train.tolist(), split.test.tolist()) == ("temporal", [1, 3, 4], [2, 0])
-
-
-def test_weekly_splits_train_on_everything_before_the_week_they_test_on() -> None:
-    data = created_at([float(n) * DAY for n in range(28)][::-1])
-    splits = list(weekly_splits(data, 3, least=7))
-    assert [split.name for split in splits] == ["week_1", "week_2", "week_3"]
-    for split in splits:
-        assert data.created[split.train].max() < data.created[split.test].min()
-        assert len(split.test) == 7
-    assert [len(split.train) for split in splits] == [7, 14, 21]
 
 
 def test_a_random_split_is_the_same_each_time_and_keeps_the_share_of_genuine_leads() -> None:

@@ -3,8 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +51,9 @@ def read_table(path: Path) -> Table:
         return list(csv.reader(file))
 
 
-def text_of(table: Iterable[list[str]]) -> str:
+def text_of(table: Iterable[list[str]], end: str = "\n") -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(table)
+    csv.writer(text, lineterminator=end).writerows(table)
     return text.getvalue()
 
 
@@ -92,21 +91,16 @@ def tables_of(home: Home, drop: str) -> dict[str, list[tuple[Any, ...]]]:
 
 @dataclass(frozen=True)
 class Told:
-    """What the newest run of a home told Dagster."""
+    """What the newest run of a drop told Dagster."""
 
     materialised: dict[str, dict[str, Any]]
     failed_checks: dict[str, str]
 
 
-@contextmanager
-def instance_of(home: Home) -> Iterator[dg.DagsterInstance]:
+def run_of(home: Home, drop: str) -> Told:
     with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
-        yield instance
-
-
-def newest_run(home: Home) -> Told:
-    with instance_of(home) as instance:
-        records = instance.get_records_for_run(instance.get_runs(limit=1)[0].run_id).records
+        run = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": drop}), limit=1)[0]
+        records = instance.get_records_for_run(run.run_id).records
     events = [r.event_log_entry.dagster_event for r in records if r.event_log_entry.dagster_event]
     stored = [e.step_materialization_data.materialization for e in events if e.event_type is MATERIALISED]
     checks = [e.asset_check_evaluation_data for e in events if e.event_type is CHECKED]
@@ -129,34 +123,81 @@ def materialise(found: Platform, drop: str, *assets: str) -> None:
         raise JunkLeadsError(failure_line(result.all_events, result.run_id))
 
 
-# The data pipeline
+# The data pipeline: one command for good files and bad ones, in a home that has a champion
 
 
-def test_the_data_pipeline_stores_and_accounts_for_every_row(
-    junk_leads: CLI, home: Home, tmp_path: Path, leads: Table
-) -> None:
-    table = [*with_cells(leads, "syllabus", {31: "many"}), leads[1], leads[2]]
-    done = junk_leads("ingest", write(tmp_path / "july.csv", table), "--json")
-    assert (done.code, done.failures) == (0, [])
-    account = {"rows_read": 202, "kept": 199, "duplicates": 2, "rejected": 1}
-    assert done.json == {"drops": [{"drop": "july", **account, "labelled": True}]}
+@dataclass(frozen=True)
+class Ingested:
+    """A command `ingest` for several files, and the home afterwards; `files` by drop."""
 
-    stored = {"raw_leads": 201, "cleaned_leads": 199, "interaction_groups": 199}
-    assert {name: query(home, f"SELECT count(*) FROM {name}")[0][0] for name in stored} == stored
-    rejected = ("july", 30, 31, "syllabus", "is not a number", text_of([table[30]]).strip())
-    assert query(home, "SELECT drop, lead_number, line, column_name, reason, raw FROM rejected_leads") == [rejected]
+    home: Home
+    outcome: Outcome
+    files: dict[str, Path]
 
-    told = newest_run(home)
-    assert {asset: data["dagster/row_count"] for asset, data in told.materialised.items()} == stored
-    assert told.failed_checks == {"has_few_rejected_rows": "WARN"}
+    @property
+    def accounts(self) -> dict[str, dict[str, Any]]:
+        return {account["drop"]: account for account in self.outcome.json["drops"]}
+
+    def refusal(self, drop: str) -> tuple[str, Path]:
+        """The line on stderr about a drop, and its folder in quarantine."""
+        (folder,) = self.home.quarantine.glob(f"{drop}-*")
+        (line,) = (line for line in self.outcome.failures if line.startswith(f"{drop}.csv: "))
+        assert line.endswith(f" (the file and its reason are in {folder})")
+        return line.partition(" (the file and its reason are in ")[0], folder
+
+
+@pytest.fixture(scope="module")
+def ingested(trained: Trained, leads: Table, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+    folder = tmp_path_factory.mktemp("ingested")
+    home = copied_home(trained.home, folder / "home")
+    write_leads(folder / "july.csv", 30_100, seed=4)
+    july = with_cells(read_table(folder / "july.csv"), "careers", {30_001: "lots"})
+    july = with_cells(july, "app_complete_flag", {12: "2", 13: ""})
+    july[99], july[100] = [*july[99], "one too many"], july[100][:-2]
+    contents: dict[str, Table | bytes] = {
+        "empty": b"",
+        "july": july,
+        "missing": without(leads, "syllabus", "city_mapped"),
+        "plain": [*leads[:60], leads[1], leads[2]],
+        "rotten": with_cells(leads, "app_complete_flag", dict.fromkeys((5, 6, 7), "2")),
+        "turned": b"\xef\xbb\xbf" + text_of(row[::-1] for row in [*leads[:60], leads[1], leads[2]]).encode(),
+    }
+    files = {drop: write(folder / f"{drop}.csv", content) for drop, content in contents.items()}
+    return Ingested(home, run_command("ingest", *files.values(), "--json", home=home), files)
+
+
+def test_a_refused_file_keeps_no_other_from_being_taken(ingested: Ingested) -> None:
+    assert ingested.outcome.code == 1
+    assert list(ingested.accounts) == ["july", "plain", "turned"]
+    assert len(ingested.outcome.failures) == 3
+
+
+def test_every_row_that_was_read_is_kept_a_duplicate_or_rejected(ingested: Ingested) -> None:
+    counts = {"rows_read": 61, "kept": 59, "duplicates": 2, "rejected": 0}
+    assert ingested.accounts["plain"] == {"drop": "plain", **counts, "labelled": True}
+    for drop, account in ingested.accounts.items():
+        assert account["rows_read"] == account["kept"] + account["duplicates"] + account["rejected"]
+        where = f"WHERE drop = '{drop}'"
+        assert query(ingested.home, f"SELECT count(*) FROM raw_leads {where}") == [
+            (account["rows_read"] - account["rejected"],)
+        ]
+        for table in ("cleaned_leads", "interaction_groups"):
+            assert query(ingested.home, f"SELECT count(*) FROM {table} {where}") == [(account["kept"],)]
+
+
+def test_every_table_shows_its_rows_columns_and_a_preview(ingested: Ingested) -> None:
+    told = run_of(ingested.home, "plain")
+    rows = {asset: data["dagster/row_count"] for asset, data in told.materialised.items()}
+    assert rows == {"raw_leads": 61, "cleaned_leads": 59, "interaction_groups": 59}
+    assert told.failed_checks == {}
     for data in told.materialised.values():
         columns = [column.name for column in data["dagster/column_schema"].columns]
         assert columns[:2] == ["drop", "lead_number"]
         assert data["preview"].startswith("| drop | lead_number |")
 
 
-def test_every_asset_tells_a_person_what_it_is(home: Home) -> None:
-    with platform(home) as found:
+def test_every_asset_tells_a_person_what_it_is(trained: Trained) -> None:
+    with platform(trained.home) as found:
         specs = {spec.key.to_user_string(): spec for spec in found.definitions.resolve_all_asset_specs()}
     assert {
         "raw_leads": "data_pipeline",
@@ -174,48 +215,105 @@ def test_every_asset_tells_a_person_what_it_is(home: Home) -> None:
         assert list(spec.owners) == ["team:lead-quality"], name
 
 
-def test_ingesting_twice_equals_once_and_new_content_replaces_its_drop(
-    junk_leads: CLI, home: Home, tmp_path: Path, leads: Table
+def test_fault_1_an_empty_file_is_refused(ingested: Ingested) -> None:
+    line, folder = ingested.refusal("empty")
+    assert line == f"empty.csv: the file is empty (0 bytes); {DO}"
+    assert (folder / "empty.csv").read_bytes() == b""
+
+
+def test_faults_3_8_and_22_a_bom_and_another_order_of_columns_change_nothing_and_leads_of_another_drop_are_kept(
+    ingested: Ingested,
 ) -> None:
-    path = write(tmp_path / "july.csv", [*leads[:60], leads[1]])
-    once, before = junk_leads("ingest", path, "--json"), tables_of(home, "july")
-    twice = junk_leads("ingest", path, "--json")
-    assert once == twice
-    assert tables_of(home, "july") == before
-    assert len(list(home.archive.iterdir())) == 1
-
-    done = junk_leads("ingest", write(path, leads[:1] + leads[100:140]), "--json")
-    account = {"rows_read": 40, "kept": 40, "duplicates": 0, "rejected": 0}
-    assert done.json == {"drops": [{"drop": "july", **account, "labelled": True}]}
-    assert query(home, "SELECT min(created_date)::VARCHAR, count(*) FROM raw_leads") == [("2021-08-01 10:01:39", 40)]
-    assert query(home, "SELECT count(*) FROM delivered_drops") == [(1,)]
-    assert len(list(home.archive.iterdir())) == 2
+    assert tables_of(ingested.home, "plain") == tables_of(ingested.home, "turned")
 
 
-def test_a_refused_file_leaves_former_rows_and_predictions_and_tells_why_in_quarantine(
-    junk_leads: CLI, trained_home: Home, tmp_path: Path, leads: Table
-) -> None:
-    path, scored = tmp_path / "new.csv", trained_home.predictions / "new.csv"
-    before, predictions = tables_of(trained_home, "new"), scored.read_bytes()
-    refused = junk_leads("ingest", write(path, without(leads, "syllabus", "city_mapped")), "--json")
-    (folder,) = trained_home.quarantine.iterdir()
-    assert (refused.code, refused.json) == (1, {"drops": []})
-    assert refused.failures == [
-        "new.csv: the header lacks city_mapped, syllabus; expected every column under exactly its own name, in lower "
-        f"case; add or rename the columns and deliver the file again (the file and its reason are in {folder})"
-    ]
+def test_fault_9_a_missing_column_puts_the_file_into_quarantine_with_its_reason(ingested: Ingested) -> None:
+    line, folder = ingested.refusal("missing")
+    assert line == (
+        "missing.csv: the header lacks city_mapped, syllabus; expected every column under exactly its own name, in "
+        "lower case; add or rename the columns and deliver the file again"
+    )
     reason = json.loads((folder / "reason.json").read_text())
     assert reason.pop("when")
     assert reason == {
-        "file": "new.csv",
-        "drop": "new",
+        "file": "missing.csv",
+        "drop": "missing",
         "what": "the header lacks city_mapped, syllabus",
         "where": "line 1",
         "expected": "every column under exactly its own name, in lower case",
         "do": "add or rename the columns and deliver the file again",
     }
-    assert (folder / "new.csv").read_bytes() == path.read_bytes()
-    assert newest_run(trained_home).failed_checks == {"has_every_required_column": "ERROR"}
+    assert (folder / "missing.csv").read_bytes() == ingested.files["missing"].read_bytes()
+    assert run_of(ingested.home, "missing").failed_checks == {"has_every_required_column": "ERROR"}
+
+
+def test_faults_17_24_and_37_bad_rows_are_rejected_with_line_and_reason(ingested: Ingested) -> None:
+    account = ingested.accounts["july"]
+    assert (account["rows_read"], account["rejected"]) == (30_100, 5)
+    rejected = "SELECT line, lead_number, column_name, reason FROM rejected_leads WHERE drop = 'july' ORDER BY line"
+    assert query(ingested.home, rejected) == [
+        (12, 11, "app_complete_flag", "is larger than 1"),
+        (13, 12, "app_complete_flag", "is missing"),
+        (100, 99, None, "has 46 fields where the header has 45"),
+        (101, 100, None, "has 43 fields where the header has 45"),
+        (30_001, 30_000, "careers", "is not a number"),
+    ]
+    (raw,) = query(ingested.home, "SELECT raw FROM rejected_leads WHERE line = 100")
+    assert raw == (ingested.files["july"].read_text().splitlines()[99],)
+    assert run_of(ingested.home, "july").failed_checks["has_few_rejected_rows"] == "WARN"
+
+
+def test_more_than_one_percent_of_bad_rows_refuses_the_drop(ingested: Ingested) -> None:
+    line, folder = ingested.refusal("rotten")
+    assert line.startswith("rotten.csv: raw_leads was not stored: has_few_rejected_rows: ")
+    assert json.loads((folder / "reason.json").read_text())["do"] == (
+        "mend the file and deliver it again: 3 rows: app_complete_flag is larger than 1 (first in line 5)"
+    )
+    assert run_of(ingested.home, "rotten").failed_checks == {"has_few_rejected_rows": "ERROR"}
+    assert query(ingested.home, "SELECT count(*) FROM raw_leads WHERE drop = 'rotten'") == [(0,)]
+
+
+def test_what_is_downstream_of_a_refused_drop_stays_refused_when_asked_for_alone(ingested: Ingested) -> None:
+    upstream = {
+        "cleaned_leads": "raw_leads",
+        "interaction_groups": "cleaned_leads",
+        "encoded_features": "cleaned_leads",
+        "predictions": "encoded_features",
+        "prediction_summary": "predictions",
+    }
+    with platform(ingested.home) as found:
+        for asset, of in upstream.items():
+            with pytest.raises(JunkLeadsError) as refused:
+                materialise(found, "rotten", asset)
+            assert str(refused.value) == (
+                f"{of} does not hold drop 'rotten': it was refused or not materialised yet; look into quarantine/ for "
+                f"its reason, or materialise {of} for it first"
+            )
+    assert not (ingested.home.predictions / "rotten.csv").exists()
+
+
+def test_fault_57_ingesting_twice_equals_once_and_new_content_replaces_its_drop(
+    junk_leads: CLI, trained_home: Home, trained: Trained, tmp_path: Path, unlabelled: Table
+) -> None:
+    before, archived = tables_of(trained_home, "new"), len(list(trained_home.archive.iterdir()))
+    assert junk_leads("ingest", trained.new).code == 0
+    assert tables_of(trained_home, "new") == before
+    assert len(list(trained_home.archive.iterdir())) == archived
+
+    done = junk_leads("ingest", write(tmp_path / "new.csv", unlabelled[:41]), "--json")
+    account = {"rows_read": 40, "kept": 40, "duplicates": 0, "rejected": 0}
+    assert done.json == {"drops": [{"drop": "new", **account, "labelled": False}]}
+    assert len(tables_of(trained_home, "new")["raw_leads"]) == 40
+    assert query(trained_home, "SELECT rows_read FROM delivered_drops WHERE drop = 'new'") == [(40,)]
+    assert len(list(trained_home.archive.iterdir())) == archived + 1
+
+
+def test_a_refused_replacement_leaves_former_rows_and_predictions(
+    junk_leads: CLI, trained_home: Home, tmp_path: Path, leads: Table
+) -> None:
+    scored = trained_home.predictions / "new.csv"
+    before, predictions = tables_of(trained_home, "new"), scored.read_bytes()
+    assert junk_leads("ingest", write(tmp_path / "new.csv", without(leads, "syllabus"))).code == 1
     assert tables_of(trained_home, "new") == before
 
     # asked for alone afterwards, predictions are of the leads that were accepted, not of the refused file's
@@ -224,26 +322,20 @@ def test_a_refused_file_leaves_former_rows_and_predictions_and_tells_why_in_quar
     assert scored.read_bytes() == predictions
 
 
-def test_what_is_downstream_of_a_refused_drop_stays_refused_when_asked_for_alone(
-    junk_leads: CLI, trained_home: Home, tmp_path: Path
+def test_fault_57_a_replacement_that_fails_halfway_leaves_former_rows(
+    junk_leads: CLI, trained_home: Home, tmp_path: Path, unlabelled: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert junk_leads("ingest", write(tmp_path / "july.csv", b"")).code == 1
-    upstream = {
-        "cleaned_leads": "raw_leads",
-        "interaction_groups": "cleaned_leads",
-        "encoded_features": "cleaned_leads",
-        "predictions": "encoded_features",
-        "prediction_summary": "predictions",
-    }
-    with platform(trained_home) as found:
-        for asset, of in upstream.items():
-            with pytest.raises(JunkLeadsError) as refused:
-                materialise(found, "july", asset)
-            assert str(refused.value) == (
-                f"{of} does not hold drop 'july': it was refused or not materialised yet; look into quarantine/ for "
-                f"its reason, or materialise {of} for it first"
-            )
-    assert not (trained_home.predictions / "july.csv").exists()
+    def disk_is_full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = tables_of(trained_home, "new")
+    monkeypatch.setattr(warehouse, "_hold", disk_is_full)  # what a transaction does last
+    failed = junk_leads("ingest", write(tmp_path / "new.csv", unlabelled))
+    assert failed.code == 1
+    (line,) = failed.failures
+    assert line.startswith("new.csv: step raw_leads failed (")
+    assert "No space left on device" in line
+    assert tables_of(trained_home, "new") == before
 
 
 # The training pipeline
@@ -279,6 +371,34 @@ def test_the_encoder_keeps_ninety_percent_and_features_and_sums_are_of_every_lea
     assert query(trained.home, f"SELECT count(*), sum({single}) FROM cleaned_leads") == query(
         trained.home, f"SELECT count(*), sum({' + '.join(INTERACTION_GROUPS)}) FROM interaction_groups"
     )
+
+
+def test_fault_36_leads_of_one_class_train_nothing_and_the_champion_stays(
+    junk_leads: CLI, trained_home: Home, tmp_path: Path
+) -> None:
+    path = tmp_path / "history.csv"  # replaces the labelled drop of that name
+    write_leads(path, 1_200, seed=5)
+    table = read_table(path)
+    assert junk_leads("ingest", write(path, with_cells(table, "app_complete_flag", dict.fromkeys(range(2, 1202), "1"))))
+    refused = junk_leads("train", "--json")
+    ((leads,),) = query(trained_home, "SELECT count(*) FROM cleaned_leads WHERE drop = 'history'")
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.failures == [
+        f"lightgbm_model was not stored: has_enough_labelled_leads: {leads:,} labelled leads ({leads:,} genuine, 0 "
+        "junk) are too few to train on; expected at least 1,000 with 120 of each class; ingest more labelled drops"
+    ]
+    assert query(trained_home, "SELECT model_version FROM lightgbm_model") == [("1",)]
+    listed = junk_leads("models", "--json").json["versions"]
+    assert [(row["version"], row["stage"]) for row in listed] == [("1", "production")]
+
+
+def test_fault_38_without_any_labelled_drop_nothing_is_trained(junk_leads: CLI, home: Home) -> None:
+    refused = junk_leads("train")
+    assert refused.code == 1
+    assert refused.failures == [
+        "there are no labelled drops to train on; ingest a CSV that has app_complete_flag (at least 1,000 leads with "
+        "120 of each class)"
+    ]
 
 
 # The inference pipeline
@@ -317,7 +437,7 @@ class Scored:
 def scored(trained: Trained, odd_table: Table, tmp_path_factory: pytest.TempPathFactory) -> Scored:
     folder = tmp_path_factory.mktemp("scored")
     home = copied_home(trained.home, folder / "home")
-    path = write(folder / "odd.csv", odd_table)
+    path = write(folder / "odd.csv", text_of(odd_table, "\r\n").encode())
     outcome = run_command("score", path, "--out", folder / "out", "--json", home=home)
     return Scored(home, folder, outcome, read_table(folder / "out" / "odd.csv"))
 
@@ -344,7 +464,7 @@ def test_the_scored_file_keeps_every_delivered_column_in_order(scored: Scored, o
     kept = [row for line, row in enumerate(odd_table[1:-1], 2) if line != 100]
     safe = [[f"'{cell}" if cell.startswith(tuple("=+-@\t\r")) else cell for cell in row] for row in kept]
     assert [row[: len(odd_table[0])] for row in scored.table[1:]] == safe
-    assert newest_run(scored.home).failed_checks["has_no_unknown_column"] == "WARN"
+    assert run_of(scored.home, "odd").failed_checks["has_no_unknown_column"] == "WARN"
 
 
 def test_formulas_are_made_inert_in_the_file_for_people_and_only_there(scored: Scored, odd_table: Table) -> None:
@@ -388,25 +508,13 @@ def test_fault_31_a_level_never_seen_scores_as_a_minor_one(scored: Scored) -> No
     assert query(scored.home, f"{others} AND lead_number IN (30, 31) ORDER BY 1") == [(30, 1), (31, 1)]
 
 
-# Faults of deliveries, as FAULTS.md numbers them
-
-
-def test_fault_1_an_empty_file_is_refused(junk_leads: CLI, home: Home, tmp_path: Path) -> None:
-    refused = junk_leads("ingest", write(tmp_path / "july.csv", b""), "--json")
-    (folder,) = home.quarantine.iterdir()
-    assert (refused.code, refused.json) == (1, {"drops": []})
-    told = f"the file is empty (0 bytes); {DO}"
-    assert refused.failures == [f"july.csv: {told} (the file and its reason are in {folder})"]
-    assert (folder / "july.csv").read_bytes() == b""
-
-
 def test_fault_2_a_header_alone_makes_empty_typed_tables_a_warning_and_files_without_leads(
     junk_leads: CLI, trained_home: Home, tmp_path: Path, unlabelled: Table
 ) -> None:
     done = junk_leads("score", write(tmp_path / "none.csv", unlabelled[:1]), "--json")
     assert (done.code, done.failures) == (0, [])
     assert (done.json["drops"][0]["rows"], done.json["drops"][0]["share_of_ones"]) == (0, 0.0)
-    assert newest_run(trained_home).failed_checks == {"has_leads": "WARN"}
+    assert run_of(trained_home, "none").failed_checks == {"has_leads": "WARN"}
     types = "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 'raw_leads'"
     assert query(trained_home, types)[2:] == [(column.name, column.type) for column in SCHEMA.columns]
     assert query(trained_home, "SELECT count(*) FROM interaction_groups WHERE drop = 'none'") == [(0,)]
@@ -415,128 +523,3 @@ def test_fault_2_a_header_alone_makes_empty_typed_tables_a_warning_and_files_wit
         "0s (likely junk):                           0.00%   0 leads"
         in (trained_home.predictions / "none.summary.txt").read_text()
     )
-
-
-def test_faults_3_8_and_22_a_bom_and_another_order_of_columns_change_nothing_and_leads_of_another_drop_are_kept(
-    junk_leads: CLI, home: Home, tmp_path: Path, leads: Table
-) -> None:
-    plain = write(tmp_path / "plain.csv", leads[:60])
-    turned = write(tmp_path / "turned.csv", b"\xef\xbb\xbf" + text_of(row[::-1] for row in leads[:60]).encode())
-    done = junk_leads("ingest", plain, turned, "--json")
-    assert (done.code, [drop["kept"] for drop in done.json["drops"]]) == (0, [59, 59])
-    assert tables_of(home, "plain") == tables_of(home, "turned")
-
-
-def test_fault_9_a_refused_file_keeps_no_other_from_being_taken(
-    junk_leads: CLI, home: Home, tmp_path: Path, leads: Table
-) -> None:
-    missing, good = write(tmp_path / "a.csv", without(leads, "careers")), write(tmp_path / "b.csv", leads[:3])
-    done = junk_leads("ingest", missing, good, "--json")
-    assert (done.code, [drop["drop"] for drop in done.json["drops"]]) == (1, ["b"])
-    (line,) = done.failures
-    assert line.startswith("a.csv: the header lacks careers; expected every column under exactly its own name")
-
-
-def test_faults_17_24_and_37_bad_rows_are_rejected_with_line_and_reason(
-    junk_leads: CLI, home: Home, tmp_path: Path
-) -> None:
-    path = tmp_path / "july.csv"
-    write_leads(path, 30_100, seed=4)
-    table = with_cells(read_table(path), "careers", {30_001: "lots"})
-    table = with_cells(table, "app_complete_flag", {12: "2", 13: ""})
-    table[99], table[100] = [*table[99], "one too many"], table[100][:-2]
-    done = junk_leads("ingest", write(path, table), "--json")
-    (account,) = done.json["drops"]
-    assert (done.code, account["rows_read"], account["rejected"]) == (0, 30_100, 5)
-    assert account["kept"] + account["duplicates"] == 30_095
-    assert query(home, "SELECT line, column_name, reason FROM rejected_leads ORDER BY line") == [
-        (12, "app_complete_flag", "is larger than 1"),
-        (13, "app_complete_flag", "is missing"),
-        (100, None, "has 46 fields where the header has 45"),
-        (101, None, "has 43 fields where the header has 45"),
-        (30_001, "careers", "is not a number"),
-    ]
-    assert newest_run(home).failed_checks["has_few_rejected_rows"] == "WARN"
-
-
-def test_more_than_one_percent_of_bad_rows_refuses_the_drop(
-    junk_leads: CLI, home: Home, tmp_path: Path, leads: Table
-) -> None:
-    table = with_cells(leads, "app_complete_flag", dict.fromkeys((5, 6, 7), "2"))
-    refused = junk_leads("ingest", write(tmp_path / "july.csv", table), "--json")
-    (folder,) = home.quarantine.iterdir()
-    assert (refused.code, refused.json) == (1, {"drops": []})
-    (line,) = refused.failures
-    assert line.startswith("july.csv: raw_leads was not stored: has_few_rejected_rows: ")
-    assert line.endswith(f"(the file and its reason are in {folder})")
-    assert json.loads((folder / "reason.json").read_text())["do"] == (
-        "mend the file and deliver it again: 3 rows: app_complete_flag is larger than 1 (first in line 5)"
-    )
-    assert newest_run(home).failed_checks == {"has_few_rejected_rows": "ERROR"}
-
-
-def test_fault_36_leads_of_one_class_train_nothing_and_the_champion_stays(
-    junk_leads: CLI, trained_home: Home, tmp_path: Path
-) -> None:
-    path = tmp_path / "history.csv"  # replaces the labelled drop of that name
-    write_leads(path, 1_200, seed=5)
-    table = read_table(path)
-    assert junk_leads("ingest", write(path, with_cells(table, "app_complete_flag", dict.fromkeys(range(2, 1202), "1"))))
-    refused = junk_leads("train", "--json")
-    ((leads,),) = query(trained_home, "SELECT count(*) FROM cleaned_leads WHERE drop = 'history'")
-    assert (refused.code, refused.out) == (1, "")
-    assert refused.failures == [
-        f"lightgbm_model was not stored: has_enough_labelled_leads: {leads:,} labelled leads ({leads:,} genuine, 0 "
-        "junk) are too few to train on; expected at least 1,000 with 120 of each class; ingest more labelled drops"
-    ]
-    assert newest_run(trained_home).failed_checks == {"has_enough_labelled_leads": "ERROR"}
-    assert query(trained_home, "SELECT model_version FROM lightgbm_model") == [("1",)]
-    listed = junk_leads("models", "--json").json["versions"]
-    assert [(row["version"], row["stage"]) for row in listed] == [("1", "production")]
-
-
-def test_fault_38_too_few_labelled_leads_is_an_error_that_names_the_least(junk_leads: CLI, trained_home: Home) -> None:
-    refused = junk_leads("train", "--minimum-labelled", 10_000)
-    assert refused.code == 1
-    (line,) = refused.failures
-    assert line.startswith("lightgbm_model was not stored: has_enough_labelled_leads: 5,9")
-    assert line.endswith(
-        "are too few to train on; expected at least 10,000 with 120 of each class; ingest more labelled drops"
-    )
-
-
-def test_fault_38_without_any_labelled_drop_nothing_is_trained(junk_leads: CLI, home: Home) -> None:
-    refused = junk_leads("train")
-    assert refused.code == 1
-    assert refused.failures == [
-        "there are no labelled drops to train on; ingest a CSV that has app_complete_flag (at least 1,000 leads with "
-        "120 of each class)"
-    ]
-
-
-def test_fault_54_without_a_champion_nothing_is_scored(
-    junk_leads: CLI, home: Home, tmp_path: Path, unlabelled: Table
-) -> None:
-    refused = junk_leads("score", write(tmp_path / "new.csv", unlabelled))
-    assert refused.code == 1
-    assert refused.failures == [
-        "no model is in Production yet; run `junk-leads train`, then "
-        "`junk-leads models promote VERSION --to production`"
-    ]
-    assert list(home.predictions.iterdir()) == []
-
-
-def test_fault_57_a_replacement_that_fails_halfway_leaves_the_former_rows(
-    junk_leads: CLI, trained_home: Home, tmp_path: Path, unlabelled: Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def disk_is_full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    before = tables_of(trained_home, "new")
-    monkeypatch.setattr(warehouse, "_hold", disk_is_full)  # what a transaction does last
-    failed = junk_leads("ingest", write(tmp_path / "new.csv", unlabelled))
-    assert failed.code == 1
-    (line,) = failed.failures
-    assert line.startswith("new.csv: step raw_leads failed (")
-    assert "No space left on device" in line
-    assert tables_of(trained_home, "new") == before
