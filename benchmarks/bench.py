@@ -155,7 +155,7 @@ def _compare(folder: Path) -> None:
     with sqlite3.connect(folder / "published_way" / "published.sqlite") as db:
         published = pd.read_sql("SELECT * FROM interactions_mapped", db)
     groups = [name for name in published.columns if name.endswith("_interaction")]
-    keys = [name for name in ("created_date", "city_tier", *COUNT_COLUMNS, *groups, "app_complete_flag")]
+    keys = ["created_date", "city_tier", *COUNT_COLUMNS, *groups, "app_complete_flag"]
     with duckdb.connect(str(folder / "home" / "warehouse.duckdb"), read_only=True) as con:
         told = con.sql(
             "SELECT c.created_date::VARCHAR AS created_date, city_tier, total_leads_droppped, referred_lead, "
@@ -166,9 +166,9 @@ def _compare(folder: Path) -> None:
     for name, kept in levels.items():
         told[name] = told[name].where(told[name].isin(kept), "others")
     # the published way drops duplicates after it has dropped the city, so it drops some that are none: so do both here
-    ours = told.astype({name: float for name in keys[1:]}).drop_duplicates()
+    ours = told.astype(dict.fromkeys(keys[1:], float)).drop_duplicates()
     theirs = published.assign(created_date=published["created_date"].str[:19])[told.columns]
-    theirs = theirs.astype({name: float for name in keys[1:]}).drop_duplicates()
+    theirs = theirs.astype(dict.fromkeys(keys[1:], float)).drop_duplicates()
     both = pd.concat([ours, theirs])
     odd = both[~both.duplicated(keep=False)]
     print(f"\nequal tables: {len(ours):,} rows of the product, {len(theirs):,} of the published way, {len(odd)} differ")

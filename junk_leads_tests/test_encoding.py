@@ -256,7 +256,7 @@ def by_date(*drops: Sequence[dict[str, Any]]) -> dict[Any, tuple[Any, ...]]:
     return {row["created_date"]: tuple(row[f] for f in SOME.features) for row in rows_as_dicts(made)}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(deliveries(), st.data())
 def test_shuffling_leads_or_splitting_a_drop_changes_no_features(
     delivered: list[dict[str, Any]], data: st.DataObject
@@ -266,7 +266,7 @@ def test_shuffling_leads_or_splitting_a_drop_changes_no_features(
     assert by_date(shuffled[:cut], shuffled[cut:]) == by_date(delivered)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(deliveries(), st.integers(0, 4))
 def test_a_lead_alone_has_the_features_it_has_in_its_drop(delivered: list[dict[str, Any]], place: int) -> None:
     together = by_date(delivered)
@@ -274,7 +274,7 @@ def test_a_lead_alone_has_the_features_it_has_in_its_drop(delivered: list[dict[s
     assert alone.items() <= together.items()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(deliveries(), st.randoms(use_true_random=False))
 def test_shuffling_columns_changes_no_features(delivered: list[dict[str, Any]], rng: random.Random) -> None:
     columns = [*SCHEMA.names]
