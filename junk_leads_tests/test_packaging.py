@@ -1,0 +1,298 @@
+"""What is shipped: the direction of imports, the wheel, the pins, the code location, a command line that starts fast.
+
+What lives here: facts about the package as a whole. What does not: what any of its parts does.
+"""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import resolve_name
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import dagster as dg
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from junk_leads.definitions import build_defs
+from junk_leads.home import Home
+
+CHECKOUT = Path(__file__).parents[1]
+PACKAGE = CHECKOUT / "junk_leads"
+PROJECT: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+HEAVY = {"dagster", "great_expectations", "lightgbm", "matplotlib", "mlflow", "pandas"}
+ASSETS = {  # and their jobs: the names that tables, suites and people's scripts go by
+    "raw_leads": "data_pipeline",
+    "cleaned_leads": "data_pipeline",
+    "interaction_groups": "data_pipeline",
+    "significant_levels": "training_pipeline",
+    "encoded_features": "training_pipeline",
+    "lightgbm_model": "training_pipeline",
+    "predictions": "inference_pipeline",
+    "prediction_summary": "inference_pipeline",
+}
+
+
+def run(*command: object, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """A process that must end with 0; neither PYTHONPATH nor the home of the test reaches it unless told."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "JUNK_LEADS_HOME")}
+    done = subprocess.run(
+        [*map(str, command)], cwd=cwd, env={**inherited, **environment}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done
+
+
+# Imports go one way, down the table of CONTRIBUTING.md
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module of the package: its path below it, and the dotted names that it imports, wherever it does."""
+
+    path: str
+    imports: frozenset[str]
+
+    @property
+    def of_the_package(self) -> set[str]:
+        """The places in the package that it imports from: a folder of it (`steps/`) or a module at its top."""
+        inside = {name.split(".")[1] for name in self.imports if name.startswith("junk_leads.")}
+        return {f"{name}/" if (PACKAGE / name / "__init__.py").exists() else f"{name}.py" for name in inside}
+
+    @property
+    def place(self) -> str:
+        folder, slash, _ = self.path.partition("/")
+        return f"{folder}/" if slash else self.path
+
+
+def imported(source: str, package: str) -> Iterator[str]:
+    """The dotted names that a module of `package` imports, at its top or inside functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            origin = resolve_name("." * node.level + (node.module or ""), package)
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+
+@cache
+def modules() -> tuple[Module, ...]:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        package = ".".join(path.relative_to(CHECKOUT).parent.parts)
+        imports = frozenset(imported(path.read_text(encoding="utf-8"), package))
+        found.append(Module(path.relative_to(PACKAGE).as_posix(), imports))
+    return tuple(found)
+
+
+@cache
+def layers() -> dict[str, int]:
+    """The places of the package, as the table under "Where things live" names them, with the row of each."""
+    page = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = page.partition("## Where things live")[2].partition("\n## ")[0]
+    firsts = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named = [(place, row) for row, cell in enumerate(firsts) for place in re.findall(r"`([^`]+)`", cell)]
+    assert len(dict(named)) == len(named), "a place is in the table twice"
+    return dict(named)
+
+
+def test_the_table_of_places_has_every_module_and_nothing_that_is_gone() -> None:
+    places = {module.place for module in modules()} - {"__init__.py"}
+    assert places <= set(layers()), "name the new module in the table of CONTRIBUTING.md"
+    assert [place for place in layers() if not (PACKAGE / place).exists()] == []
+
+
+def test_no_module_imports_from_a_place_further_down_the_table() -> None:
+    upwards = [
+        f"{module.path} imports from {place}"
+        for module in modules()
+        for place in module.of_the_package
+        if module.path == "__init__.py" or layers()[place] > layers()[module.place]
+    ]
+    assert upwards == []
+
+
+def test_imports_of_every_form_are_seen() -> None:
+    source = "from . import checks\nfrom ..home import Home\ndef late():\n    import junk_leads.cli as shell"
+    assert set(imported(source, "junk_leads.assets")) == {
+        "junk_leads.assets.checks",
+        "junk_leads.home.Home",
+        "junk_leads.cli",
+    }
+
+
+def test_steps_know_no_dagster_no_mlflow_and_no_great_expectations() -> None:
+    frameworks = ("dagster", "mlflow", "great_expectations")
+    steps = [module for module in modules() if module.place == "steps/"]
+    assert steps
+    for module in steps:
+        assert [name for name in module.imports if name.startswith(frameworks)] == [], module.path
+
+
+def test_the_product_never_imports_its_benchmarks_or_tests() -> None:
+    for module in modules():
+        assert {name.split(".")[0] for name in module.imports}.isdisjoint({"benchmarks", "junk_leads_tests"})
+
+
+# The wheel, built from what git holds and installed where there is no checkout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", *files_in_git("junk_leads")):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((CHECKOUT / name).read_bytes())
+    try:
+        isolated = Version(version("setuptools")) < Version("77")  # the oldest that pyproject.toml takes
+    except PackageNotFoundError:
+        isolated = True
+    how = [] if isolated else ["--no-build-isolation"]
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *how, "-w", folder, source, cwd=folder)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@cache
+def files_in_git(folder: str) -> tuple[str, ...]:
+    """The files below a folder of the checkout that git holds, or would hold if they were added."""
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "--", folder, cwd=CHECKOUT)
+    return tuple(name for name in listed.stdout.splitlines() if (CHECKOUT / name).exists())
+
+
+def test_the_wheel_holds_every_file_of_the_package_and_no_other_package(wheel: Path) -> None:
+    with ZipFile(wheel) as archive:
+        held = [name for name in archive.namelist() if ".dist-info/" not in name]
+    assert sorted(held) == sorted(files_in_git("junk_leads"))
+    assert {"junk_leads/py.typed", "junk_leads/reference/dagster.yaml", "junk_leads/reference/lead_schema.yaml"} <= {
+        *held
+    }
+
+
+def test_the_installed_wheel_runs_the_demo_where_there_is_no_checkout(wheel: Path, tmp_path: Path) -> None:
+    env, elsewhere = tmp_path / "env", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run(sys.executable, "-m", "venv", "--without-pip", env, cwd=tmp_path)
+    scripts = env / ("Scripts" if os.name == "nt" else "bin")
+    python = scripts / "python"
+    ours = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).stdout.strip()
+    # dependencies from this environment; path files of folders named in a path file are not read, so an editable
+    # install of this checkout stays out
+    folders = [folder for folder in sys.path if Path(folder).name in ("site-packages", "dist-packages")]
+    Path(ours, "dependencies.pth").write_text("\n".join(folders))
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        wheel,
+        cwd=tmp_path,
+    )
+    which = run(python, "-c", "import junk_leads; print(junk_leads.__file__)", cwd=elsewhere).stdout.strip()
+    assert Path(which) == Path(ours, "junk_leads", "__init__.py")
+
+    done = run(scripts / "junk-leads", "demo", "--rows", 2000, "--json", cwd=elsewhere)
+    scored = json.loads(done.stdout)["scored"]
+    assert [path.name for path in elsewhere.iterdir()] == ["data"]
+    assert Path(scored["predictions"]) == elsewhere / "data" / "predictions" / "sample_new.csv"
+    assert len(Path(scored["predictions"]).read_text(encoding="utf-8").splitlines()) == 1 + 200
+    assert "1s" in Path(scored["summary"]).read_text(encoding="utf-8")
+
+
+def test_help_is_told_without_importing_what_takes_seconds(tmp_path: Path) -> None:
+    code = (
+        "import json, sys\nfrom junk_leads.cli import main\nsys.argv = ['junk-leads', '--help']\n"
+        "try:\n    main()\nfinally:\n    print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    )
+    done = run(sys.executable, "-c", code, cwd=tmp_path)
+    assert "ingest" in done.stdout
+    assert HEAVY.isdisjoint(json.loads(done.stderr))
+
+
+# The pins
+
+
+@cache
+def pins() -> dict[str, str]:
+    lines = (CHECKOUT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return {canonicalize_name(name): pinned for name, _, pinned in (line.partition("==") for line in lines)}
+
+
+def test_constraints_are_names_and_versions_and_nothing_else() -> None:
+    lines = (CHECKOUT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][0-9a-z.]*", line)] == []
+    assert len(pins()) == len(lines)
+
+
+def test_every_dependency_that_is_declared_is_pinned_to_a_version_it_allows() -> None:
+    project = PROJECT["project"]
+    extras = project["optional-dependencies"].values()
+    for text in (*project["dependencies"], *(text for extra in extras for text in extra)):
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins().get(canonicalize_name(requirement.name), "none")), text
+
+
+def test_what_is_installed_is_what_is_pinned() -> None:
+    declared = {canonicalize_name(Requirement(text).name) for text in PROJECT["project"]["dependencies"]}
+    installed = {}
+    for name in pins():
+        try:
+            installed[name] = version(name)
+        except PackageNotFoundError:
+            assert name not in declared  # some are for other systems or Pythons
+    assert {name: pins()[name] for name in installed} == installed
+
+
+# The code location
+
+
+def test_the_workspace_and_dagsters_own_settings_name_one_module() -> None:
+    (entry,) = yaml.safe_load((CHECKOUT / "workspace.yaml").read_text(encoding="utf-8"))["load_from"]
+    told = PROJECT["tool"]["dagster"]
+    assert entry["python_module"] == {
+        "module_name": told["module_name"],
+        "location_name": told["code_location_name"],
+    }
+    assert PROJECT["tool"]["dg"]["project"]["code_location_target_module"] == told["module_name"]
+
+
+def test_the_workspace_loads(home: Home) -> None:
+    command = ("dagster", "definitions", "validate", "-w", CHECKOUT / "workspace.yaml")
+    run(sys.executable, "-m", *command, cwd=home.root, JUNK_LEADS_HOME=str(home.root))
+
+
+def test_every_asset_tells_what_it_is_and_keeps_its_name(home: Home) -> None:
+    specs = {spec.key.to_user_string(): spec for spec in build_defs(home).resolve_all_asset_specs()}
+    assert ASSETS.items() <= {name: spec.group_name for name, spec in specs.items()}.items()
+    for name, spec in specs.items():
+        assert spec.description, name
+        assert spec.kinds, name
+        assert spec.owners, name
+        assert spec.group_name in ASSETS.values(), name
+
+
+@pytest.mark.filterwarnings("ignore:Asset job inference_pipeline materializes assets with varying")  # as in jobs.py
+def test_every_job_keeps_its_name_and_runs_in_one_process(home: Home) -> None:
+    definitions = build_defs(home)
+    jobs = {job.name for job in definitions.jobs or ()}
+    assert set(ASSETS.values()) <= jobs
+    for name in (*jobs, "__ASSET_JOB"):  # the latter is what the UI launches for assets picked by hand
+        assert definitions.resolve_job_def(name).executor_def is dg.in_process_executor, name
