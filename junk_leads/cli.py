@@ -97,14 +97,26 @@ def train(
     rounds: Annotated[int | None, typer.Option(min=1, help="Boosting rounds.")] = None,
     param: Annotated[list[str] | None, typer.Option(help="A LightGBM parameter, NAME=VALUE; repeatable.")] = None,
     minimum_labelled: Annotated[int | None, typer.Option(min=2, help="Least labelled leads to train on.")] = None,
+    junk_budget: Annotated[
+        float | None, typer.Option(min=0, max=0.99, help="Share of genuine leads the flag may lose.")
+    ] = None,
+    true_conversion: Annotated[
+        float | None, typer.Option(min=0.0001, max=0.9999, help="The platform's true share of genuine leads.")
+    ] = None,
+    cost_of_contact: Annotated[float | None, typer.Option(min=0, help="Set the flag where contacting pays.")] = None,
+    value_of_application: Annotated[float | None, typer.Option(min=0.0001, help="In the same currency.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train on all accepted labelled drops and register a version: the training pipeline."""
-    overrides: dict[str, Any] = {}
-    if rounds is not None:
-        overrides["rounds"] = rounds
-    if minimum_labelled is not None:
-        overrides["minimum_labelled"] = minimum_labelled
+    given = {
+        "rounds": rounds,
+        "minimum_labelled": minimum_labelled,
+        "junk_budget": junk_budget,
+        "true_conversion": true_conversion,
+        "cost_of_contact": cost_of_contact,
+        "value_of_application": value_of_application,
+    }
+    overrides: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if param:
         overrides["lightgbm"] = dict(_parameter(text) for text in param)
     with _platform() as platform:
@@ -120,6 +132,8 @@ def train(
     text = (
         f"version {row['model_version']} registered, trained on {row['labelled_leads']:,} labelled leads\n"
         f"hold-out AUC {metrics['random_auc']:.4f} (random split), {metrics['temporal_auc']:.4f} (last leads by time)\n"
+        f"of the last leads by time the flag removes {metrics['temporal_junk_removed']:.1%} of the junk and loses "
+        f"{metrics['temporal_genuine_lost']:.1%} of the genuine\n"
         f"promote it with: junk-leads models promote {row['model_version']} --to production"
     )
     _print(as_json, content, text)

@@ -38,6 +38,7 @@ MLFLOW_UI = "http://127.0.0.1:5000"
 STAGES = ("staging", "production", "archived")
 PRODUCTION, STAGING, ARCHIVED = "production", "staging", "archived"
 BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE = "model.txt", "encoder.json", "settings.json"
+JUDGED = "judged"  # the run's folder with the model of the temporal split
 _TRANSITION = "transition."
 
 

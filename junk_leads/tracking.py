@@ -11,18 +11,15 @@ from dataclasses import dataclass
 from importlib.metadata import version as installed
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from junk_leads.reference import lead_schema
-from junk_leads.registry import BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE, Registry, files_sha256, mlflow_quiet
+from junk_leads.registry import BOOSTER_FILE, ENCODER_FILE, JUDGED, SETTINGS_FILE, Registry, files_sha256, mlflow_quiet
 from junk_leads.steps.encoding import Encoder
-from junk_leads.steps.evaluation import Report
-from junk_leads.steps.plots import plot_holdout, plot_importance
-
-if TYPE_CHECKING:
-    import lightgbm as lgb
+from junk_leads.steps.evaluation import Evaluated
+from junk_leads.steps.plots import plot_evaluation, plot_importance
+from junk_leads.steps.training import LabelledFeatures
+from junk_leads.steps.validation import Learned
 
 # What scoring a raw lead needs; the code itself travels with the model.
 _REQUIREMENTS = ("duckdb", "filelock", "lightgbm", "mlflow", "numpy", "pandas", "pyarrow", "pyyaml")
@@ -30,16 +27,14 @@ _REQUIREMENTS = ("duckdb", "filelock", "lightgbm", "mlflow", "numpy", "pandas", 
 
 @dataclass(frozen=True)
 class Training:
-    """What a training made and measured; `holdout` is (labels, probabilities) of the split that is plotted."""
+    """What a training made and measured; `settings` is what the model carries besides what was learned."""
 
-    booster: "lgb.Booster"
+    evaluated: Evaluated
+    data: LabelledFeatures
     encoder: Encoder
     settings: Mapping[str, Any]
     parameters: Mapping[str, Any]
-    report: Report
     drops: Mapping[str, int]
-    fingerprint: str
-    holdout: tuple[np.ndarray, np.ndarray]
 
 
 def log_training(mlflow: Any, registry: Registry, training: Training) -> tuple[str, str, dict[str, bytes]]:
@@ -47,64 +42,80 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> tuple[s
 
     `mlflow` is dagster-mlflow's resource. Returns the version, the run's id, and the plots by file name.
     """
-    with mlflow_quiet():
+    evaluated, encoder, report = training.evaluated, training.encoder, training.evaluated.report
+    fingerprint = training.data.fingerprint
+    plots = plot_evaluation(evaluated, training.data)
+    gains = evaluated.model.booster.feature_importance("gain")
+    plots["feature_importance.png"] = plot_importance(encoder.features, gains)
+    with mlflow_quiet(), tempfile.TemporaryDirectory() as name:
         run_id = mlflow.active_run().info.run_id
-        mlflow.log_params({**training.parameters, "data_fingerprint": training.fingerprint})
-        mlflow.log_params({"encoder_id": training.encoder.id, "features": len(training.encoder.features)})
-        mlflow.log_metrics(training.report.values())
-        mlflow.log_dict(training.report.as_dict(), "evaluation.json")
-        mlflow.log_text(training.report.as_markdown(), "evaluation.md")
+        mlflow.log_params({**training.parameters, "data_fingerprint": fingerprint, "encoder_id": encoder.id})
+        mlflow.log_params({"features": len(encoder.features), "calibration": evaluated.model.calibration.kind})
+        mlflow.log_metrics({**report.values(), "threshold": evaluated.model.threshold})
+        for step, found in enumerate(report.weeks.values()):
+            mlflow.log_metrics({f"week_{metric}": x.value for metric, x in found.items()}, step=step)
+        mlflow.log_dict(report.as_dict(), "evaluation.json")
+        mlflow.log_text(report.as_markdown(), "evaluation.md")
         mlflow.log_dict(dict(training.drops), "drops.json")
-        mlflow.log_text(training.encoder.to_json(), "encoder.json")
-        plots = plot_holdout(*training.holdout, training.settings["threshold"])
-        gains = training.booster.feature_importance("gain")
-        plots["feature_importance.png"] = plot_importance(training.encoder.features, gains)
-        mlflow.log_dict(dict(zip(training.encoder.features, map(float, gains), strict=True)), "feature_importance.json")
-        with tempfile.TemporaryDirectory() as folder:
-            for name, png in plots.items():
-                (Path(folder) / name).write_bytes(png)
-            mlflow.log_artifacts(folder, "plots")
-        model_uri, hashes = _log_model(mlflow, training)
+        mlflow.log_text(encoder.to_json(), "encoder.json")
+        mlflow.log_dict(dict(zip(encoder.features, map(float, gains), strict=True)), "feature_importance.json")
+        folder = Path(name)
+        (folder / "plots").mkdir()
+        for file, png in plots.items():
+            (folder / "plots" / file).write_bytes(png)
+        mlflow.log_artifacts(str(folder / "plots"), "plots")
+        judged_hashes = _write_model(folder / "judged", evaluated.judged, training)
+        mlflow.log_artifacts(str(folder / "judged"), JUDGED)
+        hashes = _write_model(folder / "model", evaluated.model, training)
+        model_uri = _log_model(mlflow, folder / "model")
         mlflow.set_tag("files_sha256", hashes)
         version = registry.register(
             run_id,
             model_uri,
             {
-                "encoder_id": training.encoder.id,
+                "encoder_id": encoder.id,
                 "files_sha256": hashes,
-                "data_fingerprint": training.fingerprint,
-                "metrics": json.dumps({k: round(v, 6) for k, v in training.report.values().items()}),
+                "judged_sha256": judged_hashes,
+                "data_fingerprint": fingerprint,
+                "drops": json.dumps(dict(training.drops)),
+                "newest_lead": repr(float(training.data.created.max())),
+                "holdout_from": repr(float(training.data.created[evaluated.holdout].min())),
+                "metrics": json.dumps({k: round(v, 6) for k, v in report.values().items()}),
             },
         )
     return version, run_id, plots
 
 
-def _log_model(mlflow: Any, training: Training) -> tuple[str, str]:
-    """Log the model as code with its three files; returns its URI and the files' hashes."""
+def _write_model(folder: Path, learned: Learned, training: Training) -> str:
+    """Write a model's three files; returns their hashes."""
+    folder.mkdir()
+    learned.booster.save_model(folder / BOOSTER_FILE)
+    (folder / ENCODER_FILE).write_text(training.encoder.to_json(), encoding="utf-8")
+    settings = {**training.settings, **learned.as_settings()}
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    return files_sha256(folder)
+
+
+def _log_model(mlflow: Any, folder: Path) -> str:
+    """Log the model of a folder as code with its three files; returns its URI."""
     from mlflow.models import ModelSignature
 
     package = Path(str(files("junk_leads")))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        training.booster.save_model(folder / BOOSTER_FILE)
-        (folder / ENCODER_FILE).write_text(training.encoder.to_json(), encoding="utf-8")
-        (folder / SETTINGS_FILE).write_text(json.dumps(dict(training.settings), indent=1), encoding="utf-8")
-        hashes = files_sha256(folder)
-        inputs, outputs = _schemas()
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(package / "scoring_model.py"),
-            artifacts={
-                "booster": str(folder / BOOSTER_FILE),
-                "encoder": str(folder / ENCODER_FILE),
-                "settings": str(folder / SETTINGS_FILE),
-            },
-            code_paths=[str(package)],
-            signature=ModelSignature(inputs=inputs, outputs=outputs),
-            input_example=_example(),
-            pip_requirements=[f"{name}=={installed(name)}" for name in _REQUIREMENTS],
-        )
-    return logged.model_uri, hashes
+    inputs, outputs = _schemas()
+    logged = mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(package / "scoring_model.py"),
+        artifacts={
+            "booster": str(folder / BOOSTER_FILE),
+            "encoder": str(folder / ENCODER_FILE),
+            "settings": str(folder / SETTINGS_FILE),
+        },
+        code_paths=[str(package)],
+        signature=ModelSignature(inputs=inputs, outputs=outputs),
+        input_example=_example(),
+        pip_requirements=[f"{name}=={installed(name)}" for name in _REQUIREMENTS],
+    )
+    return str(logged.model_uri)
 
 
 def _schemas() -> tuple[Any, Any]:

@@ -117,7 +117,9 @@ class Inputs:
         """The checks of a model; `leak` is a feature that copies the label."""
         labels = np.array([1] * ones + [0] * (rows - ones), dtype=np.int8)
         values = dict.fromkeys(ENCODER.features, np.zeros(rows, dtype=np.int8))
-        data = LabelledFeatures(pa.table({**values, **({leak: labels} if leak else {})}), labels, np.arange(rows))
+        data = LabelledFeatures.of_table(
+            pa.table({**values, **({leak: labels} if leak else {})}), labels, np.arange(rows)
+        )
         found = {"random_auc": 0.8, "temporal_auc": 0.8, **metrics}
         config = model.TrainingConfig()
         return [*model.data_checks(data, ENCODER, config), model._floor(found, config.lowest_auc)]

@@ -11,13 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from junk_leads.errors import RegistryError
 from junk_leads.reference import INTERACTION_GROUPS
 from junk_leads.steps.cleaning import clean, normalise
 from junk_leads.steps.encoding import IDENTITY, LEVEL_COLUMNS, Encoder, encode, map_levels
 from junk_leads.steps.interactions import group_interactions
 from junk_leads.steps.levels import learn_significant_levels
-from junk_leads.steps.scoring import ScoringModel
 from junk_leads.steps.training import LabelledFeatures
 from junk_leads_tests.conftest import SCHEMA, leads_of, rows_as_dicts
 
@@ -204,24 +202,6 @@ def test_minor_levels_are_told_as_others(con: duckdb.DuckDBPyConnection, leads: 
     assert mapped == [["Level0", "Level1", "Level2", "delhi"], ["others", "Level1", "Level2", "others"]]
 
 
-# Another encoder's features
-
-
-def test_a_model_refuses_features_of_another_order_or_another_encoder(
-    con: duckdb.DuckDBPyConnection, leads: Make
-) -> None:
-    model = ScoringModel("1", object(), SOME, {})  # type: ignore[arg-type]  its booster is never asked
-    table = encoded(con, leads({}), SOME).to_arrow_table()
-    other = Encoder.of_levels({"first_platform_c": ("Level9",)})
-    foreign = encoded(con, leads({}), other).to_arrow_table().select(list(other.features))
-    for wrong in (table.select(list(reversed(SOME.features))), table, foreign):
-        with pytest.raises(
-            RegistryError,
-            match=rf"^these features are not those of encoder {SOME.id} in their order; encode the leads with it$",
-        ):
-            model.predict(wrong)
-
-
 # Properties
 
 DATABASE = duckdb.connect()
@@ -298,11 +278,11 @@ def test_a_fingerprint_tells_values_order_of_rows_and_order_of_columns_apart(
     table = encoded(con, leads({}, {"syllabus": 1}), SOME).order("lead_number").to_arrow_table()
     table = table.select(list(SOME.features))
     labels, created = np.array([0, 1], dtype=np.int8), np.array([1.0, 2.0])
-    same = LabelledFeatures(table, labels, created)
+    same = LabelledFeatures.of_table(table, labels, created)
     others = [
         same.take(np.array([1, 0])),
-        LabelledFeatures(table.select(list(reversed(SOME.features))), labels, created),
-        LabelledFeatures(table, labels[::-1], created),
+        LabelledFeatures.of_table(table.select(list(reversed(SOME.features))), labels, created),
+        LabelledFeatures.of_table(table, labels[::-1], created),
     ]
     assert same.take(np.array([0, 1])).fingerprint == same.fingerprint
     assert len({same.fingerprint, *(data.fingerprint for data in others)}) == 4

@@ -20,7 +20,7 @@ SWAPPED = "labels must be 0 or 1: are labels and probabilities swapped?"
 def created_at(created: list[float], labels: list[int] | None = None) -> LabelledFeatures:
     rows = len(created)
     found = np.arange(rows) % 2 if labels is None else np.array(labels)
-    return LabelledFeatures(pa.table({"x": np.arange(rows)}), found.astype(np.int8), np.array(created))
+    return LabelledFeatures.of_table(pa.table({"x": np.arange(rows)}), found.astype(np.int8), np.array(created))
 
 
 # What is held out

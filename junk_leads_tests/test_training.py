@@ -8,12 +8,14 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from junk_leads.errors import TrainingRefused
 from junk_leads.reference import model_settings
 from junk_leads.steps.cleaning import normalise
 from junk_leads.steps.encoding import Encoder, encode
 from junk_leads.steps.interactions import group_interactions
+from junk_leads.steps.kinds import kinds_of_leads
 from junk_leads.steps.training import (
     LabelledFeatures,
     Recipe,
@@ -27,6 +29,7 @@ from junk_leads_tests.conftest import SCHEMA
 Make = Callable[..., duckdb.DuckDBPyRelation]
 ENCODER = Encoder.of_levels({"first_platform_c": ("Level0", "Level3"), "city_mapped": ("delhi",)})
 RECIPE = Recipe({**model_settings()["lightgbm"], "num_leaves": 7}, rounds=10)
+ADAPTING = replace(RECIPE, adapting={"rounds": 20, "window_days": 1, "half_life_days": 0.005})
 
 
 def encoded(con: duckdb.DuckDBPyConnection, raw: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
@@ -43,7 +46,7 @@ def some_data(rows: int = 400, seed: int = 1, **columns: np.ndarray) -> Labelled
     values["first_platform_c_Level0"] = (level == 1).astype(np.int8)
     values["first_platform_c_Level3"] = (level == 0).astype(np.int8)
     values["total_leads_droppped"] = (rng.poisson(1 + labels)).astype(np.int32)
-    return LabelledFeatures(pa.table({**values, **columns}), labels, np.arange(rows, dtype=float))
+    return LabelledFeatures.of_table(pa.table({**values, **columns}), labels, np.arange(rows, dtype=float))
 
 
 # Labelled leads
@@ -55,16 +58,34 @@ def test_only_labelled_leads_are_learned_from_in_order_of_drop_and_lead_number(
     a = leads({"total_leads_droppped": 3}, {"app_complete_flag": None}, {"total_leads_droppped": 4}, drop="a")
     b = leads({"total_leads_droppped": 5, "app_complete_flag": 0, "created_date": "1970-01-02 00:00:01"}, drop="b")
     data = labelled_features(con, encoded(con, b.union(a)).order("total_leads_droppped DESC"), ENCODER)
-    assert data.features.column_names == list(ENCODER.features)
-    assert data.features["total_leads_droppped"].to_pylist() == [3, 4, 5]
+    assert data.names == ENCODER.features
+    assert data.column("total_leads_droppped").tolist() == [3, 4, 5]
     assert data.labels.tolist() == [1, 1, 0]
     assert data.created.tolist()[2] == 86_401
     assert len(data) == 3
 
 
-def test_features_reach_lightgbm_as_small_integers(con: duckdb.DuckDBPyConnection, leads: Make) -> None:
-    kinds = set(labelled_features(con, encoded(con, leads({})), ENCODER).features.schema.types)
-    assert kinds == {pa.int8(), pa.int32()}
+def test_leads_with_the_same_features_are_one_kind_whatever_their_order_and_pieces() -> None:
+    rows = [[1, 300], [0, 5], [1, 300], [0, 7], [0, 5], [1, 5]]
+    table = pa.table({"x": pa.array([r[0] for r in rows], pa.int8()), "y": pa.array([r[1] for r in rows], pa.int32())})
+    whole, whole_kind = kinds_of_leads([table], ("x", "y"))
+    assert len(whole) == 4
+    assert whole[whole_kind].tolist() == rows
+    for pieces in ([table[:2], table[2:3], table[3:3], table[3:]], [table[4:], table[:4]]):
+        kinds, kind = kinds_of_leads(pieces, ("x", "y"))
+        assert kinds.tolist() == whole.tolist()
+        assert kinds[kind].tolist() == [
+            row for piece in pieces for row in map(list, zip(*piece.to_pydict().values(), strict=True))
+        ]
+    assert [len(found) for found in kinds_of_leads([], ("x",))] == [0, 0]
+
+
+def test_taking_leads_keeps_their_features_labels_and_order() -> None:
+    data = some_data()
+    taken = data.take(np.array([7, 3, 300]))
+    for name in ENCODER.features:
+        assert taken.column(name).tolist() == data.column(name)[[7, 3, 300]].tolist()
+    assert (taken.labels.tolist(), taken.created.tolist()) == (data.labels[[7, 3, 300]].tolist(), [7.0, 3.0, 300.0])
 
 
 @pytest.mark.parametrize("other", ["'another'", "NULL"])
@@ -161,21 +182,50 @@ def test_a_model_learns_from_features_by_name_and_order() -> None:
     booster = train_booster(data, RECIPE)
     assert booster.feature_name() == list(ENCODER.features)
     assert booster.num_trees() == RECIPE.rounds
-    probabilities = np.asarray(booster.predict(data.features))
+    probabilities = data.predicted_by(booster)
     assert probabilities[data.labels == 1].mean() > probabilities[data.labels == 0].mean() + 0.2
+
+
+def test_kinds_weighted_by_their_leads_teach_what_the_leads_teach() -> None:
+    import lightgbm as lgb
+
+    data = some_data(2_000)
+    recipe = replace(RECIPE, lightgbm={**RECIPE.lightgbm, "min_data_in_leaf": 1, "min_sum_hessian_in_leaf": 1.0})
+    rows = lgb.Dataset(data.kinds[data.kind], label=data.labels, params={"verbosity": -1})
+    each = np.asarray(lgb.train(dict(recipe.lightgbm), rows, recipe.rounds).predict(data.kinds[data.kind]))
+    assert data.predicted_by(train_booster(data, recipe)) == pytest.approx(each, abs=1e-6)
 
 
 def test_training_leaves_its_data_unchanged() -> None:
     data = some_data()
     before = data.fingerprint
-    train_booster(data, replace(RECIPE, half_life_days=10.0))
+    train_booster(data, ADAPTING)
     assert data.fingerprint == before
 
 
-def test_newer_leads_weigh_more_and_all_together_as_many_as_they_are() -> None:
-    days = np.array([0.0, 10.0, 20.0]) * 86_400
-    weights = Recipe({}, 1, half_life_days=10, least_weight=0.2).weights(days)
-    assert weights is not None
-    assert weights.mean() == pytest.approx(1)
-    assert weights / weights[2] == pytest.approx([0.2 + 0.8 / 4, 0.2 + 0.8 / 2, 1])
-    assert Recipe({}, 1).weights(days) is None
+def test_adapting_trees_come_last_and_turn_the_model_to_the_newest_leads() -> None:
+    data = some_data(2_000)
+    turned = replace(data, labels=np.where(data.created < 1_500, data.labels, 1 - data.labels))
+    booster = train_booster(turned, ADAPTING)
+    newest = turned.take(np.arange(1_500, 2_000))
+    assert booster.num_trees() == RECIPE.rounds + 20
+    before = newest.predicted_by(booster, num_iteration=RECIPE.rounds)
+    assert before.tolist() == newest.predicted_by(train_booster(turned, RECIPE)).tolist()
+    auc = roc_auc_score(newest.labels, newest.predicted_by(booster))
+    assert auc > 0.7 > 0.5 > roc_auc_score(newest.labels, before)
+
+
+def test_more_of_a_rising_feature_never_lowers_a_probability() -> None:
+    data = some_data()
+    falling = replace(data, labels=1 - data.labels)
+    drops = ENCODER.features.index("total_leads_droppped")
+    for recipe, rises in ((RECIPE, False), (replace(RECIPE, rising=("total_leads_droppped",)), True)):
+        kinds = np.repeat(falling.kinds[:1], 6, axis=0)
+        kinds[:, drops] = range(6)
+        told = np.asarray(train_booster(falling, recipe).predict(kinds))
+        assert bool((np.diff(told) >= 0).all()) is rises
+
+
+def test_what_a_recipe_sets_is_told_by_name() -> None:
+    told = Recipe({"num_leaves": 7}, 10, ("x",), {"rounds": 2, "lightgbm": {"lambda_l2": 3.0}}).as_parameters()
+    assert told == {"num_leaves": 7, "rounds": 10, "rising": "x", "adapting_rounds": 2, "adapting_lambda_l2": 3.0}

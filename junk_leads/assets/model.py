@@ -19,8 +19,8 @@ from junk_leads.errors import TrainingRefused
 from junk_leads.io_managers import Warehouse
 from junk_leads.reference import model_settings
 from junk_leads.resources import HomeResource
-from junk_leads.steps import evaluation
 from junk_leads.steps.encoding import Encoder
+from junk_leads.steps.evaluation import Report, evaluate
 from junk_leads.steps.reasons import conversions
 from junk_leads.steps.training import (
     LabelledFeatures,
@@ -28,8 +28,8 @@ from junk_leads.steps.training import (
     labelled_features,
     leaking_columns,
     refuse_unfit,
-    train_booster,
 )
+from junk_leads.steps.validation import Aim
 from junk_leads.tracking import Training, log_training
 
 CHECKS = {
@@ -43,17 +43,31 @@ class TrainingConfig(dg.Config):
     """What a run may say about training; what it leaves out is `reference/model_params.yaml`'s."""
 
     lightgbm: dict[str, Any] = Field(default_factory=dict)
-    rounds: int = model_settings()["rounds"]
-    half_life_days: float = model_settings()["half_life_days"]
-    least_weight: float = model_settings()["least_weight"]
+    rounds: int = Field(default=model_settings()["rounds"], ge=1)
+    adapting: dict[str, Any] = Field(default_factory=dict)
+    junk_budget: float = Field(default=model_settings()["junk_budget"], ge=0, lt=1)
+    true_conversion: float | None = Field(default=model_settings()["true_conversion"], gt=0, lt=1)
+    cost_of_contact: float | None = Field(default=model_settings()["cost_of_contact"], ge=0)
+    value_of_application: float | None = Field(default=model_settings()["value_of_application"], gt=0)
     minimum_labelled: int = model_settings()["minimum_labelled"]
     minimum_per_class: int = model_settings()["minimum_per_class"]
     lowest_auc: float = model_settings()["lowest_auc"]
 
     def recipe(self) -> Recipe:
         """How the booster is trained."""
-        lightgbm = {**model_settings()["lightgbm"], **self.lightgbm}
-        return Recipe(lightgbm, self.rounds, self.half_life_days, self.least_weight)
+        settings = model_settings()
+        lightgbm, adapting = ({**settings[name], **getattr(self, name)} for name in ("lightgbm", "adapting"))
+        return Recipe(lightgbm, self.rounds, tuple(settings["rising"]), adapting)
+
+    def aim(self) -> Aim:
+        """What the flag is for. Raises TrainingRefused for a cost without a value, or the other way round."""
+        costs = {"cost_of_contact": self.cost_of_contact, "value_of_application": self.value_of_application}
+        given = {name: value for name, value in costs.items() if value is not None}
+        if len(given) == 1:
+            raise TrainingRefused(
+                f"{next(iter(given))} alone sets no threshold; give both cost_of_contact and value_of_application"
+            )
+        return Aim(self.junk_budget, self.true_conversion, given or None)
 
 
 @dg.asset(
@@ -90,31 +104,37 @@ def lightgbm_model(
         fitness = data_checks(data, encoder, config)
         if not all(result.passed for result in fitness):
             yield from publish(None, fitness)
-        report, holdout = _hold_out(data, encoder, config.recipe(), settings)
-        metrics = report.values()
+        aim = config.aim()
+        evaluated = evaluate(
+            data,
+            encoder,
+            config.recipe(),
+            aim,
+            grades=settings["grades"],
+            share=settings["holdout_share"],
+            seed=config.recipe().lightgbm["seed"],
+        )
+        metrics = evaluated.report.values()
         results = [*fitness, _floor(metrics, config.lowest_auc)]
         if not results[-1].passed:
             yield from publish(None, results)
-        booster = train_booster(data, config.recipe())
         counted = encoded_features.filter("app_complete_flag IS NOT NULL").aggregate("drop, count(*)")
         training = Training(
-            booster,
+            evaluated,
+            data,
             encoder,
             {
-                "threshold": settings["threshold"],
+                **aim.as_settings(),
                 "grades": settings["grades"],
-                "share_of_ones": metrics["random_share_of_ones"],
+                "share_of_ones": metrics["temporal_share_of_ones"],
                 "conversions": conversions(data, encoder),
             },
             config.recipe().as_parameters(),
-            report,
             dict(sorted(counted.fetchall())),
-            data.fingerprint,
-            holdout,
         )
         version, run_id, plots = log_training(mlflow, home.registry, training)
         row = _row(con, version, run_id, encoder, len(data), metrics)
-        yield from publish(row, results, _metadata(home, version, run_id, report, plots))
+        yield from publish(row, results, _metadata(home, version, run_id, evaluated.report, plots))
 
 
 def data_checks(data: LabelledFeatures, encoder: Encoder, config: TrainingConfig) -> list[dg.AssetCheckResult]:
@@ -161,30 +181,6 @@ def _result(check: str, passed: bool, why: str, told: Mapping[str, Any]) -> dg.A
     )
 
 
-def _hold_out(
-    data: LabelledFeatures, encoder: Encoder, recipe: Recipe, settings: Mapping[str, Any]
-) -> tuple[evaluation.Report, tuple[np.ndarray, np.ndarray]]:
-    """What a random and a temporal hold-out show, and the temporal one's labels and probabilities.
-
-    The model of record is judged on the temporal one: the slices and gains are its.
-    """
-    splits = {}
-    for split in (
-        evaluation.random_split(data, settings["holdout_share"], recipe.lightgbm["seed"]),
-        evaluation.temporal_split(data, settings["holdout_share"]),
-    ):
-        booster = train_booster(data.take(split.train), recipe)
-        test = data.take(split.test)
-        probabilities = np.asarray(booster.predict(test.features))
-        splits[split.name] = evaluation.measure(test.labels, probabilities, settings["threshold"])
-    report = evaluation.Report(
-        splits,
-        evaluation.measure_slices(test, encoder, probabilities, settings["threshold"]),
-        evaluation.gains(test.labels, probabilities),
-    )
-    return report, (test.labels, probabilities)
-
-
 def _row(
     con: duckdb.DuckDBPyConnection,
     version: str,
@@ -201,7 +197,7 @@ def _row(
 
 
 def _metadata(
-    home: HomeResource, version: str, run_id: str, report: evaluation.Report, plots: Mapping[str, bytes]
+    home: HomeResource, version: str, run_id: str, report: Report, plots: Mapping[str, bytes]
 ) -> dict[str, Any]:
     pictures = "\n\n".join(
         f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})" for name, png in plots.items()

@@ -1,7 +1,7 @@
 """Measuring a model on leads it has not seen, always from probabilities.
 
-What lives here: splits, metrics with their bootstrap intervals, slices and gains. What does not: training
-(`training.py`) and plots (`plots.py`).
+What lives here: splits, metrics with their bootstrap intervals, slices, gains, and the report of a training. What
+does not: learning a model (`validation.py`), comparing two (`gating.py`) and plots (`plots.py`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,20 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from junk_leads.steps.calibration import correct_base_rate, expected_gain, population_weights
 from junk_leads.steps.encoding import Encoder
-from junk_leads.steps.training import LabelledFeatures
+from junk_leads.steps.scoring import GRADES, grade_of
+from junk_leads.steps.training import LabelledFeatures, Recipe
+from junk_leads.steps.validation import Aim, Fold, Learned, learn, random_folds, weekly_folds
 
 RESAMPLES = 200
 BINS = 15  # of equal width, for the expected calibration error
-
-
-@dataclass(frozen=True)
-class Split:
-    """Row numbers to train on and to test on."""
-
-    name: str
-    train: np.ndarray
-    test: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -38,19 +32,19 @@ class Interval:
         return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f})"
 
 
-def random_split(data: LabelledFeatures, share: float, seed: int) -> Split:
+def random_split(data: LabelledFeatures, share: float, seed: int) -> Fold:
     """A random split with the same share of genuine leads on both sides; `share` is tested."""
     from sklearn.model_selection import train_test_split
 
     train, test = train_test_split(np.arange(len(data)), test_size=share, random_state=seed, stratify=data.labels)
-    return Split("random", np.sort(train), np.sort(test))
+    return Fold("random", np.sort(train), np.sort(test))
 
 
-def temporal_split(data: LabelledFeatures, share: float) -> Split:
+def temporal_split(data: LabelledFeatures, share: float) -> Fold:
     """The last `share` of leads by creation is tested, what came before is trained on."""
     order = np.argsort(data.created, kind="stable")
     cut = round(len(order) * (1 - share))
-    return Split("temporal", order[:cut], order[cut:])
+    return Fold("temporal", order[:cut], order[cut:])
 
 
 def checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -164,28 +158,49 @@ def measure_slices(
     A slice that has fewer than `least` leads, or one class only, is left out.
     """
     measured = {}
-    for name, mask in _slices(data, encoder):
+    for name, mask in slices(data, encoder):
         if mask.sum() >= least and len(np.unique(data.labels[mask])) == 2:
             measured[name] = measure(data.labels[mask], probabilities[mask], threshold)
     return measured
 
 
-def _slices(data: LabelledFeatures, encoder: Encoder) -> Iterator[tuple[str, np.ndarray]]:
+def slices(data: LabelledFeatures, encoder: Encoder) -> Iterator[tuple[str, np.ndarray]]:
+    """The slices of n leads by tier, platform, referral, missing city and month, as masks of shape (n,)."""
     flags = [*encoder.blocks["city_tier"], *encoder.blocks["first_platform_c"], "referred_lead", "is_city_missing"]
     for feature in flags:
-        yield feature, data.features[feature].to_numpy() > 0
+        yield feature, data.column(feature) > 0
     months = data.created.astype("datetime64[s]").astype("datetime64[M]")
     for month in np.unique(months):
         yield f"month_{month}", months == month
 
 
+def grade_table(labels: np.ndarray, probabilities: np.ndarray, grades: Mapping[str, float]) -> list[dict[str, Any]]:
+    """How leads of each grade fare: `grade`, `share` of all leads, and `conversion` (0 to 1, None of no leads)."""
+    given = grade_of(probabilities, grades)
+    return [
+        {
+            "grade": grade,
+            "share": float((given == grade).mean()),
+            "conversion": float(labels[given == grade].mean()) if (given == grade).any() else None,
+        }
+        for grade in GRADES
+    ]
+
+
 @dataclass(frozen=True)
 class Report:
-    """What hold-outs showed: metrics by split and by slice, and gains by tenth of the leads."""
+    """What hold-outs showed: metrics by split, by week and by slice; gains by tenth, grades, and gain in money.
+
+    The rolling split is the last weeks, each predicted by a model of what came before; the slices, tenths, grades and
+    gain curve are of the temporal split, on which the model is judged.
+    """
 
     splits: Mapping[str, Mapping[str, Interval]]
+    weeks: Mapping[str, Mapping[str, Interval]]
     slices: Mapping[str, Mapping[str, Interval]]
     tenths: Sequence[Mapping[str, float]]
+    grades: Sequence[Mapping[str, Any]]
+    gain_curve: Sequence[Mapping[str, float]] = ()
 
     def values(self) -> dict[str, float]:
         """Every split's metrics without their intervals, as `<split>_<metric>`."""
@@ -193,25 +208,104 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as JSON holds it; an interval is [value, low, high]."""
-        listed = [
-            {key: {name: [x.value, x.low, x.high] for name, x in found.items()} for key, found in part.items()}
-            for part in (self.splits, self.slices)
-        ]
-        return {"splits": listed[0], "slices": listed[1], "tenths": [dict(tenth) for tenth in self.tenths]}
+        measured = {
+            name: {key: {m: [x.value, x.low, x.high] for m, x in found.items()} for key, found in part.items()}
+            for name, part in (("splits", self.splits), ("weeks", self.weeks), ("slices", self.slices))
+        }
+        listed = {"tenths": self.tenths, "grades": self.grades, "gain_curve": self.gain_curve}
+        return {**measured, **{name: [dict(row) for row in rows] for name, rows in listed.items()}}
 
     def as_markdown(self) -> str:
-        """Everything, for people: metrics with 95 % intervals, slices, gains."""
+        """Everything, for people: metrics with 95 % intervals, weeks, slices, gains, grades."""
         names = list(self.splits)
-        lines = ["| metric | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-        lines += [
-            f"| {metric} | " + " | ".join(str(self.splits[name][metric]) for name in names) + " |"
-            for metric in self.splits[names[0]]
+        lines = _table(
+            ["metric", *names],
+            [[metric, *(str(self.splits[name][metric]) for name in names)] for metric in self.splits[names[0]]],
+        )
+        for title, part in (("week from (rolling)", self.weeks), ("slice (temporal)", self.slices)):
+            told = [
+                [name, str(m["auc"]), f"{m['calibration_error'].value:.4f}", f"{m['share_of_ones'].value:.4f}"]
+                for name, m in part.items()
+            ]
+            lines += ["", *_table([title, "AUC", "calibration error", "share of 1s"], told)]
+        tenths = [
+            [str(t["part"]), f"{t['conversion']:.3f}", f"{t['lift']:.2f}", f"{t['gain']:.1%}"] for t in self.tenths
         ]
-        lines += ["", "| slice (temporal) | AUC | calibration error | share of 1s |", "|---|---|---|---|"]
-        lines += [
-            f"| {name} | {found['auc']} | {found['calibration_error'].value:.4f} | {found['share_of_ones'].value:.4f} |"
-            for name, found in self.slices.items()
+        lines += ["", *_table(["tenth of the leads", "conversion", "lift", "genuine leads so far"], tenths)]
+        grades = [
+            [g["grade"], f"{g['share']:.1%}", "-" if g["conversion"] is None else f"{g['conversion']:.3f}"]
+            for g in self.grades
         ]
-        lines += ["", "| tenth of the leads | conversion | lift | genuine leads so far |", "|---|---|---|---|"]
-        lines += [f"| {t['part']} | {t['conversion']:.3f} | {t['lift']:.2f} | {t['gain']:.1%} |" for t in self.tenths]
+        lines += ["", *_table(["grade", "share of leads", "conversion"], grades)]
         return "\n".join(lines)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A model learned from all leads, its report, and the model of the temporal split, which it is judged by.
+
+    `holdout` are the row numbers that the latter has not seen, `probabilities` what it says of them.
+    """
+
+    model: Learned
+    judged: Learned
+    report: Report
+    holdout: np.ndarray
+    probabilities: np.ndarray
+
+
+def evaluate(
+    data: LabelledFeatures,
+    encoder: Encoder,
+    recipe: Recipe,
+    aim: Aim,
+    *,
+    grades: Mapping[str, float],
+    share: float,
+    seed: int,
+) -> Evaluated:
+    """Learn a model from all of `data`, and measure what the same way of learning gives on leads held out.
+
+    Of the random split the inner folds are random too, of the temporal one they are weeks, as for the model itself:
+    the calibration, threshold and adapting trees are chosen without the leads they are measured on. `share` (0 to 1)
+    of the leads are held out.
+    """
+    splits, (random, temporal) = {}, (random_split(data, share, seed), temporal_split(data, share))
+    for split, folds in ((random, random_folds), (temporal, weekly_folds)):
+        train, test = data.take(split.train), data.take(split.test)
+        judged = learn(train, recipe, folds(train), aim)
+        probabilities = judged.predict(test)
+        splits[split.name] = measure(test.labels, probabilities, judged.threshold)
+        splits[split.name] |= _of_population(test.labels, probabilities, train, aim)
+    model = learn(data, recipe, weekly_folds(data), aim)
+    labels = data.labels[model.validated]
+    splits["rolling"] = measure(labels, model.validation, model.threshold)
+    splits["rolling"] |= _of_population(labels, model.validation, data, aim)
+    weeks = {
+        name: measure(labels[model.fold == number], model.validation[model.fold == number], model.threshold)
+        for number, name in enumerate(model.folds)
+    }
+    report = Report(
+        splits,
+        weeks,
+        measure_slices(test, encoder, probabilities, judged.threshold),
+        gains(test.labels, probabilities),
+        grade_table(test.labels, probabilities, grades),
+        expected_gain(test.labels, probabilities, aim.costs, aim.true_share) if aim.costs else (),
+    )
+    return Evaluated(model, judged, report, temporal.test, probabilities)
+
+
+def _of_population(
+    labels: np.ndarray, probabilities: np.ndarray, train: LabelledFeatures, aim: Aim
+) -> dict[str, Interval]:
+    """The mean that probabilities corrected for the true share have over leads weighted to that share."""
+    if aim.true_share is None:
+        return {}
+    told = correct_base_rate(probabilities, float(train.labels.mean()), aim.true_share)
+    mean = float(np.average(told, weights=population_weights(labels, aim.true_share)))
+    return {"corrected_mean": Interval(mean, mean, mean)}

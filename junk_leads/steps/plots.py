@@ -1,18 +1,53 @@
 """Plots of a model's hold-out, as PNG bytes.
 
-What lives here: ROC, precision-recall, confusion matrix, feature importance. What does not: the numbers
-behind them (`evaluation.py`).
+What lives here: ROC, precision-recall, confusion matrix, reliability, gains, junk budget, weeks, gain in money, feature
+importance. What does not: the numbers behind them (`evaluation.py`).
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from junk_leads.steps.evaluation import BINS, Evaluated
+from junk_leads.steps.training import LabelledFeatures
+
+
+def plot_evaluation(evaluated: Evaluated, data: LabelledFeatures) -> dict[str, bytes]:
+    """The plots of a training, by file name; all but the weeks are of its temporal hold-out."""
+    labels, probabilities = data.labels[evaluated.holdout], evaluated.probabilities
+    threshold, report = evaluated.judged.threshold, evaluated.report
+    plots = plot_holdout(labels, probabilities, threshold)
+    plots["gains.png"] = _curve(
+        "share of leads contacted, best first",
+        "share of genuine leads reached",
+        [
+            (
+                "model",
+                [0, *(t["part"] / len(report.tenths) for t in report.tenths)],
+                [0, *(t["gain"] for t in report.tenths)],
+            )
+        ],
+        diagonal=True,
+    )
+    plots["junk_budget.png"] = plot_junk_budget({"model": (labels, probabilities)}, threshold)
+    if report.weeks:
+        weeks = list(report.weeks)
+        aucs = [found["auc"].value for found in report.weeks.values()]
+        plots["weeks.png"] = _curve("week from", "AUC of the model of the time before", [("rolling", weeks, aucs)])
+    if report.gain_curve:
+        curve = report.gain_curve
+        plots["expected_gain.png"] = _curve(
+            "threshold", "gain for each lead", [("gain", [p["threshold"] for p in curve], [p["gain"] for p in curve])]
+        )
+    return plots
+
 
 def plot_holdout(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> dict[str, bytes]:
-    """ROC curve, precision-recall curve and confusion matrix of n held-out leads, by file name."""
+    """ROC curve, precision-recall curve, confusion matrix and reliability of n held-out leads, by file name."""
+    from sklearn.calibration import CalibrationDisplay
     from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
     plots = {}
@@ -21,11 +56,48 @@ def plot_holdout(labels: np.ndarray, probabilities: np.ndarray, threshold: float
         ("roc_curve", RocCurveDisplay, probabilities, {"plot_chance_level": True}),
         ("precision_recall_curve", PrecisionRecallDisplay, probabilities, {"plot_chance_level": True}),
         ("confusion_matrix", ConfusionMatrixDisplay, flags, {"display_labels": ["junk", "genuine"], "colorbar": False}),
+        ("reliability", CalibrationDisplay, probabilities, {"n_bins": BINS}),
     ):
         figure = Figure(figsize=(5, 4), layout="constrained")
         display.from_predictions(labels, values, ax=figure.subplots(), **options)
         plots[f"{name}.png"] = _png(figure)
     return plots
+
+
+def plot_junk_budget(models: Mapping[str, tuple[np.ndarray, np.ndarray]], threshold: float | None = None) -> bytes:
+    """The share of junk removed for each share of genuine leads lost, up to a tenth of them.
+
+    `models` holds labels and probabilities, both of shape (n,), by name; `threshold` is marked.
+    """
+    lost, lines = np.linspace(0, 0.1, 101), []
+    for name, (labels, probabilities) in models.items():
+        junk = np.sort(probabilities[labels == 0])
+        removed = np.searchsorted(junk, np.quantile(probabilities[labels == 1], lost)) / max(len(junk), 1)
+        lines.append((name, list(lost), list(removed)))
+    mark = None if threshold is None else float((probabilities[labels == 1] < threshold).mean())
+    return _curve("share of genuine leads lost", "share of junk removed", lines, mark=mark)
+
+
+def _curve(
+    across: str,
+    up: str,
+    lines: Sequence[tuple[str, Sequence[Any], Sequence[float]]],
+    *,
+    diagonal: bool = False,
+    mark: float | None = None,
+) -> bytes:
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, x, y in lines:
+        axes.plot(x, y, marker="." if len(x) < 20 else None, label=name)
+    if diagonal:
+        axes.plot([0, 1], [0, 1], linestyle="--", color="grey", label="chance")
+    if mark is not None:
+        axes.axvline(mark, linestyle="--", color="grey", label="threshold")
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.legend()
+    return _png(figure)
 
 
 def plot_importance(features: Sequence[str], gains: np.ndarray, most: int = 20) -> bytes:

@@ -9,18 +9,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from junk_leads.reference import INTERACTION_GROUPS
 from junk_leads.steps.encoding import Encoder
+from junk_leads.steps.kinds import distinct_rows
 
 if TYPE_CHECKING:
-    from junk_leads.steps.scoring import ScoringModel
+    import lightgbm as lgb
+
     from junk_leads.steps.training import LabelledFeatures
 
 STRONGEST = 3  # reasons for a lead, and as many against it
 _MOST_COUNTED = 5  # counts of this many and more are told together
-# How often leads of a kind apply, by the log-odds between them and all leads.
+# How often leads of a sort apply, by the log-odds between them and all leads.
 _FREQUENCIES = (
     (-2.2, "almost never apply"),
     (-1.0, "rarely apply"),
@@ -39,41 +40,25 @@ _BLOCKS = {
 }
 
 
-def _kinds_of_rows(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of rows (n x f) that differ from each other, and for each of n rows which of those it is."""
-    matrix = np.ascontiguousarray(matrix)
-    rows = matrix.view(np.dtype((np.void, matrix.dtype.itemsize * matrix.shape[1]))).ravel()
-    _, kinds, kind_of_row = np.unique(rows, return_index=True, return_inverse=True)
-    return kinds, kind_of_row
+def contributions(
+    booster: "lgb.Booster", encoder: Encoder, kinds: np.ndarray
+) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
+    """Contributions to the log-odds by original column: (k x c), the c columns, and the base (k,).
 
-
-def _matrix(features: pa.Table) -> np.ndarray:
-    return np.stack([column.to_numpy() for column in features.columns], axis=1)
-
-
-def contributions(model: "ScoringModel", features: pa.Table) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
-    """Contributions to the log-odds by original column: (n x c), the c columns, and the base (n,).
-
-    They are LightGBM's own (TreeSHAP), which are dear: each tree explains only the leads that differ in the features
-    it looks at. The columns' contributions and the base sum to the model's raw score.
+    They are LightGBM's own (TreeSHAP), which are dear: each tree explains only those of the k kinds of leads (k x f)
+    that differ in the features it looks at. The columns' contributions and the base sum to the booster's raw score.
     """
-    matrix = _matrix(features)
-    sources = [model.encoder.sources[feature] for feature in model.encoder.features]
+    sources = [encoder.sources[feature] for feature in encoder.features]
     columns = tuple(dict.fromkeys(sources))
     column_of_feature = np.array([columns.index(source) for source in sources])
-    grouped, base = np.zeros((len(matrix), len(columns))), np.zeros(len(matrix))
-    for number, tree in enumerate(model.booster.dump_model()["tree_info"]):
+    grouped, base = np.zeros((len(kinds), len(columns))), np.zeros(len(kinds))
+    for number, tree in enumerate(booster.dump_model()["tree_info"]):
         looked_at = np.array(sorted(_features_of(tree["tree_structure"])), dtype=int)
-        if len(looked_at):
-            kinds, kind_of_row = _kinds_of_rows(matrix[:, looked_at])
-        else:  # a tree of one leaf
-            kinds, kind_of_row = np.zeros(1, dtype=int), np.zeros(len(matrix), dtype=int)
-        raw = np.asarray(
-            model.booster.predict(matrix[kinds], pred_contrib=True, start_iteration=number, num_iteration=1)
-        )
-        for place in looked_at:
-            grouped[:, column_of_feature[place]] += raw[kind_of_row, place]
-        base += raw[kind_of_row, -1]
+        first, place = distinct_rows(kinds[:, looked_at])
+        raw = np.asarray(booster.predict(kinds[first], pred_contrib=True, start_iteration=number, num_iteration=1))
+        for feature in looked_at:
+            grouped[:, column_of_feature[feature]] += raw[place, feature]
+        base += raw[place, -1]
     return grouped, columns, base
 
 
@@ -85,35 +70,29 @@ def _features_of(node: Mapping[str, Any]) -> set[int]:
 
 
 def conversions(data: "LabelledFeatures", encoder: Encoder) -> dict[str, float]:
-    """How often labelled leads of each kind apply, 0 to 1, by `_kinds`'s names, and of `all`.
+    """How often labelled leads of each sort apply, 0 to 1, by `_sorts`'s names, and of `all`.
 
     A model carries them, so that reasons can tell how leads like this one fare.
     """
     found = {"all": float(data.labels.mean())}
+    leads, genuine = (np.bincount(data.kind, weights, len(data.kinds)) for weights in (None, data.labels))
     for column in dict.fromkeys(encoder.sources.values()):
-        kinds = np.array(_kinds(column, encoder, data.features))
-        names, place = np.unique(kinds, return_inverse=True)
-        rates = np.bincount(place, weights=data.labels) / np.bincount(place)
-        found |= {f"{column}: {name}": round(float(rate), 6) for name, rate in zip(names, rates, strict=True)}
+        names, place = np.unique(np.array(_sorts(column, encoder, data.kinds)), return_inverse=True)
+        counts, ones = (np.bincount(place, weights) for weights in (leads, genuine))
+        rates = {f"{column}: {names[n]}": round(float(ones[n] / counts[n]), 6) for n in np.flatnonzero(counts)}
+        found |= rates
     return found
 
 
-def reasons_of(model: "ScoringModel", features: pa.Table) -> list[str]:
-    """For each of n leads its strongest reasons, three for it and three against it where they exist.
+def reasons_of(booster: "lgb.Booster", encoder: Encoder, rates: Mapping[str, float], kinds: np.ndarray) -> list[str]:
+    """The strongest reasons of each of k kinds of leads (k x f): three for it and three against it where they exist.
 
-    Leads with the same features have the same reasons, and are many: each kind is explained once.
+    `rates` are the model's `conversions`.
     """
-    if not features.num_rows:
+    if not len(kinds):
         return []
-    kinds, kind_of_lead = _kinds_of_rows(_matrix(features))
-    told = _reasons_of_kinds(model, features.take(pa.array(kinds)))
-    return [told[kind] for kind in kind_of_lead]
-
-
-def _reasons_of_kinds(model: "ScoringModel", features: pa.Table) -> list[str]:
-    grouped, columns, _ = contributions(model, features)
-    rates: Mapping[str, float] = model.settings.get("conversions", {})
-    names = {column: _kinds(column, model.encoder, features) for column in columns}
+    grouped, columns, _ = contributions(booster, encoder, kinds)
+    names = {column: _sorts(column, encoder, kinds) for column in columns}
     wording = {
         (column, name): tuple(_worded(column, name, rates, speaks_for) for speaks_for in (False, True))
         for column in columns
@@ -134,16 +113,15 @@ def _reasons_of_kinds(model: "ScoringModel", features: pa.Table) -> list[str]:
     return reasons
 
 
-def _kinds(column: str, encoder: Encoder, features: pa.Table) -> list[str]:
-    """What each lead is in a column: its level or tier, or its count."""
+def _sorts(column: str, encoder: Encoder, kinds: np.ndarray) -> list[str]:
+    """What each of k kinds of leads is in a column: its level or tier, or its count."""
+    place = {feature: number for number, feature in enumerate(encoder.features)}
     if column in encoder.blocks:
         block = encoder.blocks[column]
         levels = encoder.levels.get(column)
         names = [*levels, ""] if levels is not None else [name.rsplit("_", 1)[-1] for name in block]
-        places = np.argmax(np.stack([features[feature].to_numpy() for feature in block]), axis=0)
-        return [names[place] for place in places]
-    counts = np.minimum(features[column].to_numpy(), _MOST_COUNTED)
-    return [str(count) for count in counts]
+        return [names[level] for level in np.argmax(kinds[:, [place[feature] for feature in block]], axis=1)]
+    return [str(count) for count in np.minimum(kinds[:, place[column]], _MOST_COUNTED)]
 
 
 def _worded(column: str, name: str, rates: Mapping[str, float], speaks_for: bool) -> str:

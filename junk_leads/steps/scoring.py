@@ -19,9 +19,11 @@ import pyarrow as pa
 
 from junk_leads.errors import RegistryError
 from junk_leads.reference import LeadSchema
+from junk_leads.steps.calibration import Calibration, correct_base_rate
 from junk_leads.steps.cleaning import normalise, quoted
 from junk_leads.steps.encoding import Encoder, encode
 from junk_leads.steps.interactions import group_interactions
+from junk_leads.steps.kinds import kinds_of_leads
 from junk_leads.steps.reasons import reasons_of
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 GRADES = ("A", "B", "C", "D")
 PREDICTED = ("probability", "predicted_flag", "score", "grade", "reasons")
+PREDICTED_TYPES = dict(
+    zip((*PREDICTED, "model_version"), (pa.float64(), pa.int8(), pa.int8(), *[pa.string()] * 3), strict=True)
+)
 LEADS_AT_ONCE = 100_000
 IDENTITY = ("drop", "lead_number")
 FORMULA_STARTS = "=+-@\t\r"
@@ -45,24 +50,28 @@ class ScoringModel:
 
     @property
     def threshold(self) -> float:
-        """The probability from which a lead is predicted genuine."""
+        """The probability, with the training's share of genuine leads, from which a lead is predicted genuine."""
         return float(self.settings["threshold"])
 
     @property
     def grades(self) -> Mapping[str, float]:
-        """The least probability of grades A, B and C."""
+        """The least probability, with the training's share of genuine leads, of grades A, B and C."""
         found: Mapping[str, float] = self.settings["grades"]
         return found
 
-    def predict(self, features: pa.Table) -> np.ndarray:
-        """Probabilities, shape (n,), of a table with the encoder's features in their order."""
-        if tuple(features.column_names) != self.encoder.features:
-            raise RegistryError(
-                f"these features are not those of encoder {self.encoder.id} in their order; encode the leads with it"
-            )
-        if not features.num_rows:
+    def predict(self, kinds: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities, shape (k,), of kinds of leads (k x f, the encoder's features in their order).
+
+        They are as in the training's sample, with its share of genuine leads.
+        """
+        if not len(kinds):
             return np.zeros(0)
-        return np.asarray(self.booster.predict(features, validate_features=True))
+        calibration = Calibration(**self.settings["calibration"])
+        return calibration.apply(np.asarray(self.booster.predict(kinds)))
+
+    def tell(self, probabilities: np.ndarray) -> np.ndarray:
+        """The probabilities that people are told: corrected for the platform's true share, where that is set."""
+        return correct_base_rate(probabilities, self.settings["share_of_genuine"], self.settings["true_share"])
 
 
 def score_of(probabilities: np.ndarray) -> np.ndarray:
@@ -104,19 +113,20 @@ def score_features(
 
 
 def _predicted(piece: pa.Table, model: ScoringModel) -> pa.Table:
-    features = piece.select(list(model.encoder.features))
-    probabilities = model.predict(features)
+    kinds, kind = kinds_of_leads([piece], model.encoder.features)
+    probabilities = model.predict(kinds)
+    reasons = reasons_of(model.booster, model.encoder, model.settings["conversions"], kinds)
     scored = {
-        "probability": probabilities,
+        "probability": model.tell(probabilities),
         "predicted_flag": (probabilities >= model.threshold).astype(np.int8),
         "score": score_of(probabilities),
         "grade": grade_of(probabilities, model.grades),
-        "reasons": reasons_of(model, features),
-        "model_version": np.full(len(probabilities), model.version),
+        "reasons": np.array(reasons, dtype=object),
+        "model_version": np.full(len(kinds), model.version, dtype=object),
     }
     table = piece.select(["drop", "lead_number"])
     for name, values in scored.items():
-        table = table.append_column(name, pa.array(values))
+        table = table.append_column(name, pa.array(values[kind], PREDICTED_TYPES[name]))
     return table
 
 
