@@ -27,6 +27,7 @@ from junk_leads.registry import Registry
 from junk_leads.steps.cleaning import clean, normalise
 from junk_leads.steps.encoding import LEVEL_COLUMNS, encode
 from junk_leads.steps.interactions import group_interactions
+from junk_leads.steps.kinds import kinds_of_leads
 from junk_leads.steps.reading import read_leads
 from junk_leads.steps.reasons import STRONGEST, contributions, reasons_of
 from junk_leads.steps.scoring import (
@@ -87,7 +88,8 @@ def scored(
     """Probabilities by (drop, lead number), by the steps of the graph, reasons left out: they take long."""
     cleaned = clean(con, raw, SCHEMA)
     encoded = encode(con, cleaned, group_interactions(con, cleaned), model.encoder).to_arrow_table()
-    probabilities = model.predict(encoded.select(list(model.encoder.features)))
+    kinds, kind = kinds_of_leads([encoded], model.encoder.features)
+    probabilities = model.tell(model.predict(kinds))[kind]
     leads = zip(encoded["drop"].to_pylist(), encoded["lead_number"].to_pylist(), strict=True)
     return dict(zip(leads, probabilities.tolist(), strict=True))
 
@@ -272,27 +274,38 @@ def test_a_grade_begins_at_its_least_probability_and_never_falls_as_probability_
         assert grade_of(np.array([bound, np.nextafter(bound, 0)]), least).tolist() == [grade, below]
 
 
+@dataclass(frozen=True)
+class Kinds:
+    """The kinds of leads in the drop `new`, and the kind of each of its leads."""
+
+    kinds: np.ndarray
+    kind: np.ndarray
+
+
 @pytest.fixture(scope="module")
-def features(model: ScoringModel, database: duckdb.DuckDBPyConnection, trained: Trained) -> pa.Table:
-    """The features of the drop `new`, in order of lead number."""
+def kinds(model: ScoringModel, database: duckdb.DuckDBPyConnection, trained: Trained) -> Kinds:
     leads = read_leads(database, trained.new, SCHEMA).leads.select("'new' AS drop, *")
     cleaned = normalise(database, leads, SCHEMA)
     encoded = encode(database, cleaned, group_interactions(database, cleaned), model.encoder)
-    return encoded.order("lead_number").to_arrow_table().select(list(model.encoder.features))
+    return Kinds(*kinds_of_leads([encoded.order("lead_number").to_arrow_table()], model.encoder.features))
 
 
-def test_contributions_and_their_base_sum_to_the_log_odds_of_the_trees(model: ScoringModel, features: pa.Table) -> None:
-    grouped, columns, base = contributions(model, features)
-    assert grouped.shape == (features.num_rows, len(columns))
+def test_contributions_and_their_base_sum_to_the_log_odds_of_the_trees(model: ScoringModel, kinds: Kinds) -> None:
+    grouped, columns, base = contributions(model.booster, model.encoder, kinds.kinds)
+    assert grouped.shape == (len(kinds.kinds), len(columns))
     assert set(columns) == {
         *("total_leads_droppped", "referred_lead", "is_city_missing", "city_tier"),
         *LEVEL_COLUMNS,
         *INTERACTION_GROUPS,
     }
-    raw = np.asarray(model.booster.predict(features, raw_score=True))
+    raw = np.asarray(model.booster.predict(kinds.kinds, raw_score=True))
     assert raw.std() > 0.5
     np.testing.assert_allclose(grouped.sum(axis=1) + base, raw, rtol=0, atol=1e-6)
     assert np.ptp(base) == 0
+
+
+def reasons(model: ScoringModel, kinds: np.ndarray) -> list[str]:
+    return reasons_of(model.booster, model.encoder, model.settings["conversions"], kinds)
 
 
 def reasons_told(text: str) -> dict[str, list[str]]:
@@ -301,10 +314,9 @@ def reasons_told(text: str) -> dict[str, list[str]]:
     return {side: re.split(r"; (?!such leads )", told) for side, told in sides.items()}
 
 
-def test_reasons_are_the_three_strongest_contributions_of_each_side(model: ScoringModel, features: pa.Table) -> None:
-    some = features.slice(0, 60)
-    grouped, _, _ = contributions(model, some)
-    for row, text in zip(grouped, reasons_of(model, some), strict=True):
+def test_reasons_are_the_three_strongest_contributions_of_each_side(model: ScoringModel, kinds: Kinds) -> None:
+    grouped, _, _ = contributions(model.booster, model.encoder, kinds.kinds)
+    for row, text in zip(grouped, reasons(model, kinds.kinds), strict=True):
         told = reasons_told(text)
         counts = {"For": int((row > 0).sum()), "Against": int((row < 0).sum())}
         expected = {side: min(STRONGEST, count) for side, count in counts.items() if count}
@@ -312,13 +324,12 @@ def test_reasons_are_the_three_strongest_contributions_of_each_side(model: Scori
         assert len({reason for reasons in told.values() for reason in reasons}) == sum(expected.values())
 
 
-def test_reasons_are_the_same_each_time_and_in_any_company(
-    model: ScoringModel, features: pa.Table, new: Delivered
-) -> None:
-    reasons = reasons_of(model, features)
-    assert reasons_of(model, features) == reasons
-    assert {lead: reasons[lead - 1] for lead in new.predicted} == {lead: row[-1] for lead, row in new.predicted.items()}
-    assert reasons_of(model, features.take(pa.array([9, 3, 9]))) == [reasons[9], reasons[3], reasons[9]]
+def test_reasons_are_the_same_each_time_and_in_any_company(model: ScoringModel, kinds: Kinds, new: Delivered) -> None:
+    told = reasons(model, kinds.kinds)
+    assert reasons(model, kinds.kinds) == told
+    by_lead = {lead: told[kinds.kind[lead - 1]] for lead in new.predicted}
+    assert by_lead == {lead: row[-1] for lead, row in new.predicted.items()}
+    assert reasons(model, kinds.kinds[[9, 3, 9]]) == [told[9], told[3], told[9]]
 
 
 # The scored file
