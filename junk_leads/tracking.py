@@ -139,10 +139,11 @@ def _log_model(mlflow: Any, folder: Path) -> str:
 
 def _schemas() -> tuple[Any, Any]:
     from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
 
-    numbers = {"INTEGER": DataType.double, "TIMESTAMP": DataType.string, "VARCHAR": DataType.string}
     schema = lead_schema()
-    inputs = [ColSpec(numbers[c.type], c.name, required=False) for c in schema.columns if c.role != "label"]
+    # any type: a client may give counts as whole numbers, decimals or text, and dates as text or timestamps
+    inputs = [ColSpec(AnyType(), column.name, required=False) for column in schema.columns if column.role != "label"]
     outputs = [
         ColSpec(DataType.double, "probability"),
         ColSpec(DataType.integer, "predicted_flag"),

@@ -57,7 +57,7 @@ def transitions(registry: Registry) -> list[tuple[str, str, str]]:
 
 def model_folder(registry: Registry) -> Path:
     """Where the files of the registered model are."""
-    (folder,) = (path.parent for path in registry.home.mlartifacts.rglob(f"artifacts/artifacts/{BOOSTER_FILE}"))
+    (folder,) = (path.parent for path in (registry.home.mlartifacts / "models").rglob(BOOSTER_FILE))
     return folder
 
 
