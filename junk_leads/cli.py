@@ -321,6 +321,21 @@ def history(as_json: Json = False) -> None:
 
 
 @app.command()
+def evaluate(
+    roll_back_below: Annotated[
+        float | None, typer.Option(min=0.01, max=0.99, help="Roll a champion back whose AUC is surely below.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare predictions with the labels that came later, in any drop: decay over time, and what to do."""
+    with _platform() as platform:
+        told = platform.evaluate(roll_back_below)
+    aucs = {name: value for name, value in told.items() if name.startswith("version_")}
+    content = {"outcomes": told["dagster/row_count"], "advice": told["advice"], **aucs}
+    _print(as_json, content, f"{told['fared']}\n\n{told['dagster/row_count']:,} outcomes")
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Dagster's UI.")] = 3000,
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow's UI.")] = 5000,

@@ -9,11 +9,12 @@ from typing import Any
 
 import dagster as dg
 
-from junk_leads.assets import features, leads, model, predictions
+from junk_leads.assets import features, leads, model, outcomes, predictions
 from junk_leads.home import Home
 from junk_leads.io_managers import Warehouse
 from junk_leads.jobs import JOBS
 from junk_leads.resources import HomeResource, mlflow_resource
+from junk_leads.schedules import retraining
 from junk_leads.sensors import make_incoming_sensor
 
 
@@ -21,7 +22,7 @@ def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = N
     """The definitions for a home (that of the environment unless told), with resources replaced as given."""
     home = home or Home.from_environment()
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([leads, features, model, predictions]),
+        assets=dg.load_assets_from_modules([leads, features, model, predictions, outcomes]),
         jobs=JOBS,
         sensors=[
             make_incoming_sensor(
@@ -29,6 +30,7 @@ def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = N
                 settle_seconds=float(os.environ.get("JUNK_LEADS_SETTLE_SECONDS", "5")),
             )
         ],
+        schedules=[retraining],
         resources={
             "home": HomeResource(root=str(home.root)),
             "warehouse": Warehouse(path=str(home.warehouse)),

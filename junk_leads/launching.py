@@ -16,6 +16,7 @@ import dagster as dg
 from junk_leads import promotion
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
+from junk_leads.jobs import TRAINING_CONFIG, drop_range
 from junk_leads.ledger import Delivery, Ledger, hand_over
 from junk_leads.registry import PRODUCTION, Registry, mlflow_quiet
 from junk_leads.steps.gating import Verdict
@@ -48,20 +49,21 @@ class Platform:
         job: str,
         *,
         drop: str | None = None,
-        drops: tuple[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
         ops: Mapping[str, Any] | None = None,
     ) -> None:
         """Run a job in this process; raises JunkLeadsError with the first failed step's line."""
-        tags = {}
-        if drops:
-            tags = {"dagster/asset_partition_range_start": drops[0], "dagster/asset_partition_range_end": drops[1]}
         config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
         if ops:
             config["ops"] = dict(ops)
         self.progress(f"{job}{f' of {drop}' if drop else ''}")
         with mlflow_quiet():
             result = self.definitions.resolve_job_def(job).execute_in_process(
-                instance=self.instance, partition_key=drop, tags=tags, run_config=config, raise_on_error=False
+                instance=self.instance,
+                partition_key=drop,
+                tags=dict(tags or {}),
+                run_config=config,
+                raise_on_error=False,
             )
         if not result.success:
             raise JunkLeadsError(failure_line(result.all_events, result.run_id))
@@ -90,11 +92,11 @@ class Platform:
             )
         known = set(self.instance.get_dynamic_partitions("drops"))
         self.instance.add_dynamic_partitions("drops", [drop for drop in labelled if drop not in known])
-        ordered = [key for key in self.instance.get_dynamic_partitions("drops") if key in labelled]
-        ops = {"encoded_features": {"config": {"consumer": "TRAINING"}}}
+        ops: dict[str, Any] = dict(TRAINING_CONFIG)
         if overrides:
             ops["lightgbm_model"] = {"config": dict(overrides)}
-        self.launch("training_pipeline", drops=(ordered[0], ordered[-1]), ops=ops)
+        tags = drop_range(self.instance.get_dynamic_partitions("drops"), labelled)
+        self.launch("training_pipeline", tags=tags, ops=ops)
         return self.rows("SELECT * FROM lightgbm_model")[0]
 
     def promote(self, version: str, to: str, *, why: str = "", force: bool = False) -> Verdict | None:
@@ -118,6 +120,15 @@ class Platform:
         for name, png in promotion.plots(comparison, (version, other)).items():
             (folder / name).write_bytes(png)
         return text, folder, verdict
+
+    def evaluate(self, roll_back_below: float | None = None) -> dict[str, Any]:
+        """Compare predictions with the labels that came later; returns the advice, and each version's AUC."""
+        ops = {"outcomes": {"config": {"roll_back_below": roll_back_below}}} if roll_back_below is not None else None
+        self.launch("evaluation", ops=ops)
+        event = self.instance.get_latest_materialization_event(dg.AssetKey("outcomes"))
+        assert event is not None
+        assert event.asset_materialization is not None
+        return {name: found.value for name, found in event.asset_materialization.metadata.items()}
 
     def labelled_drops(self) -> set[str]:
         """The accepted drops that have labels."""

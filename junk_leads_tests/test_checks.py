@@ -21,7 +21,7 @@ import pyarrow as pa
 import pytest
 
 from junk_leads import checks
-from junk_leads.assets import features, leads, model, predictions
+from junk_leads.assets import features, leads, model, outcomes, predictions
 from junk_leads.checks import check_specs, evaluate, evidence_table, inert, plain_failures, publish, refusal
 from junk_leads.errors import DropRefused, TrainingRefused
 from junk_leads.expectations import EXAMPLES, Evidence, Expectation, Suite, load_suite, validate
@@ -113,6 +113,13 @@ class Inputs:
     def summary(self, **figures: float) -> Results:
         return predictions.prediction_summary_checks(self.con, {**FIGURES, **figures}, 0.5)
 
+    def outcomes(self, replace: str = "", *, times: int = 1) -> Results:
+        made = self.con.sql(
+            "SELECT 'd' AS drop, range AS lead_number, 0.5::DOUBLE AS probability, 1::TINYINT AS app_complete_flag "
+            f"FROM range(3), range({times}) AS again(n)"
+        )
+        return outcomes.outcomes_checks(self.con, self._dirty(made, replace))
+
     def trained(self, *, rows: int = 1000, ones: int = 500, leak: str = "", **metrics: float) -> Results:
         """The checks of a model; `leak` is a feature that copies the label."""
         labels = np.array([1] * ones + [0] * (rows - ones), dtype=np.int8)
@@ -138,6 +145,7 @@ CLEAN: dict[str, Callable[[Inputs], Results]] = {
     "encoded_features": lambda i: i.encoded(),
     "predictions": lambda i: i.predicted(),
     "prediction_summary": lambda i: i.summary(),
+    "outcomes": lambda i: i.outcomes(),
     "lightgbm_model": lambda i: i.trained(),
 }
 
@@ -340,6 +348,18 @@ DIRTY = [
         *("prediction_summary", "share_of_ones_is_as_in_training", BETWEEN, "distance_in_bands", "WARN"),
         lambda i: i.summary(share_of_ones=0.3, share_of_zeros=0.7),
     ),
+    Dirty(
+        *("outcomes", "every_scored_lead_has_one_outcome", BETWEEN, "outcomes_too_many", "ERROR"),
+        lambda i: i.outcomes(times=2),
+    ),
+    Dirty(
+        *("outcomes", "outcomes_are_labels", IN_SET, "app_complete_flag", "ERROR"),
+        lambda i: i.outcomes("2::TINYINT AS app_complete_flag"),
+    ),
+    Dirty(
+        *("outcomes", "outcomes_are_labels", BETWEEN, "probability", "ERROR"),
+        lambda i: i.outcomes("1.5::DOUBLE AS probability"),
+    ),
 ]  # fmt: skip
 
 MODEL_DIRTY: dict[str, list[tuple[Callable[[Inputs], Results], str]]] = {
@@ -369,7 +389,8 @@ MODEL_DIRTY: dict[str, list[tuple[Callable[[Inputs], Results], str]]] = {
         ),
         (
             lambda i: i.trained(random_log_loss=math.nan),
-            "hold-out AUC is 0.800, expected at least 0.6; look at the data before training again",
+            "random_log_loss of the hold-out cannot be measured, expected numbers; look at the data before training "
+            "again",
         ),
     ],
 }
