@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: run test check bench ui clean
+.PHONY: run test check bench bench-quality ui clean
 
 run: $(INSTALLED)
 	$(BIN)/junk-leads demo
@@ -18,6 +18,9 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/bench.py
+
+bench-quality: $(INSTALLED)
+	$(BIN)/python benchmarks/bench_quality.py $(LEADS)
 
 ui: $(INSTALLED)
 	$(BIN)/junk-leads ui
