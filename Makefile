@@ -9,7 +9,7 @@ run: $(INSTALLED)
 	$(BIN)/junk-leads demo
 
 test: $(INSTALLED) check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -50,6 +50,11 @@ class Home:
         return self.root / "predictions"
 
     @property
+    def running_lock(self) -> Path:
+        """The file that every run holds a lock of while its process lives."""
+        return self.root / "running.lock"
+
+    @property
     def reports(self) -> Path:
         """Reports, for people."""
         return self.root / "reports"

@@ -7,7 +7,7 @@ metadata that every stored table shows. What does not: transactions (`warehouse.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 import dagster as dg
 import duckdb
@@ -15,6 +15,8 @@ from pydantic import PrivateAttr
 
 from junk_leads.checks import inert
 from junk_leads.errors import WarehouseUnavailable
+from junk_leads.home import Home
+from junk_leads.recovery import hold
 from junk_leads.warehouse import connect, rows_of, store
 
 PREVIEW_ROWS = 5
@@ -35,6 +37,7 @@ class Warehouse(dg.ConfigurableIOManager):
     path: str
     wait_seconds: float = 60.0
     _connection: duckdb.DuckDBPyConnection | None = PrivateAttr(default=None)
+    _lock: IO[bytes] | None = PrivateAttr(default=None)
 
     def connection(self) -> duckdb.DuckDBPyConnection:
         """The connection of this step, opened when first asked for.
@@ -51,9 +54,18 @@ class Warehouse(dg.ConfigurableIOManager):
             self._connection.close()
             self._connection = None
 
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Hold the lock that says that a run is alive."""
+        path = Path(self.path).parent
+        if path.is_dir():
+            self._lock = hold(Home(path).running_lock)
+
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        """Close what a failed step left open."""
+        """Close what a failed step left open, and let go of the lock."""
         self.release()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def load_input(self, context: dg.InputContext) -> duckdb.DuckDBPyRelation:
         """The upstream table's rows: of the partitions asked for, or all."""

@@ -18,6 +18,7 @@ from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.jobs import TRAINING_CONFIG, drop_range
 from junk_leads.ledger import Delivery, Ledger, hand_over
+from junk_leads.recovery import fail_dead_runs
 from junk_leads.registry import PRODUCTION, Registry, mlflow_quiet
 from junk_leads.steps.gating import Verdict
 from junk_leads.warehouse import connect, has_table
@@ -174,6 +175,8 @@ def platform(home: Home, progress: Progress = lambda line: None) -> Iterator[Pla
     home.prepare()
     os.environ["DAGSTER_HOME"] = str(home.dagster)
     with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        for run_id in fail_dead_runs(instance, home):
+            progress(f"run {run_id} had ended with its process and is marked as failed")
         yield Platform(home, build_defs(home), instance, progress)
 
 

@@ -34,6 +34,9 @@ def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[
             *("--artifacts-destination", home.mlartifacts.as_uri(), "--workers", "1"),
         ],
     }
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a script's background job would pass on that it is ignored
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     servers = {
         # a session of its own, so that everything a server starts is stopped with it
@@ -58,12 +61,14 @@ def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:
-    for sign, patience in ((signal.SIGINT, 10), (signal.SIGKILL, 5)):
+    """End a server and what it started; asked first, so that a run under way can say that it was ended."""
+    for sign, patience in ((signal.SIGINT, 20.0), (signal.SIGKILL, 5.0)):
+        deadline = time.monotonic() + patience
         try:
             os.killpg(server.pid, sign)
+            while time.monotonic() < deadline:
+                server.poll()  # it is this process that must take note of its end
+                os.killpg(server.pid, 0)
+                time.sleep(0.1)
         except ProcessLookupError:
             return
-        try:
-            server.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue

@@ -28,7 +28,7 @@ def declared(name: str, group: str, kinds: set[str], *, by_drop: bool = True, **
         "io_manager_key": "warehouse",
         "pool": POOL,
         "partitions_def": DROPS if by_drop else None,
-        "check_specs": more.pop("check_specs", None) or check_specs(name),
+        "check_specs": more.pop("check_specs", None) or check_specs(name, DROPS if by_drop else None),
         **more,
     }
 
