@@ -20,6 +20,7 @@ from junk_leads.home import Home
 
 if TYPE_CHECKING:
     from junk_leads.launching import Platform
+    from junk_leads.registry import Registry
 
 app = typer.Typer(
     help="Tell junk leads from genuine ones. Everything is kept below JUNK_LEADS_HOME (default: data/).",
@@ -53,6 +54,13 @@ def _platform() -> Iterator["Platform"]:
 
     with platform(Home.from_environment(), tell) as found:
         yield found
+
+
+def _registry() -> "Registry":
+    """The registry alone, for commands that launch nothing."""
+    from junk_leads.registry import Registry
+
+    return Registry(Home.from_environment().prepare())
 
 
 def _print(as_json: bool, content: dict[str, Any], text: str) -> None:
@@ -226,13 +234,15 @@ def demo(
                 tell(f"generating {path.name}")
                 write_leads(path, count, seed=seed, labelled=path is history)
         account = platform.account(platform.process(history, "data_pipeline").drop)
-        row = platform.train({})
-        platform.registry.promote(row["model_version"], "production", why="demo")
+        version, made = platform.registry.champion_version_or_none(), "in production already"
+        if version is None:
+            version, made = platform.train({})["model_version"], "trained and promoted"
+            platform.promote(version, "production", why="demo")
+        auc = platform.registry.version(version).metrics["random_auc"]
         scored = _score(platform, new, None)
-    content = {"ingested": account, "version": row["model_version"], "auc": row["random_auc"], "scored": scored}
+    content = {"ingested": account, "version": version, "auc": auc, "scored": scored}
     text = (
-        f"{account['kept']:,} labelled leads ingested, version {row['model_version']} trained (AUC "
-        f"{row['random_auc']:.3f}) and promoted\n"
+        f"{account['kept']:,} labelled leads ingested, version {version} (AUC {auc:.3f}) {made}\n"
         f"{scored['rows']:,} new leads scored: {scored['share_of_ones']:.2%} 1s, "
         f"{1 - scored['share_of_ones']:.2%} 0s\n\n"
         f"scored leads   {scored['predictions']}\nsummary        {scored['summary']}\n"
@@ -249,8 +259,7 @@ def models(context: typer.Context, as_json: Json = False) -> None:
         return
     from junk_leads.registry import describe
 
-    with _platform() as platform:
-        versions = platform.registry.versions()
+    versions = _registry().versions()
     lines = [
         f"{v.version:>4}  {v.stage or '-':<10}  {v.created}  "
         f"AUC {v.metrics.get('random_auc', 0):.4f} random, {v.metrics.get('temporal_auc', 0):.4f} temporal"
@@ -264,12 +273,26 @@ def promote(
     version: str,
     to: Annotated[Stage, typer.Option(help="The stage to move it to.")],
     why: Annotated[str, typer.Option(help="The reason, kept in the history.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Past the gate; give the reason with --why.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Move a version to a stage; promoting to production archives the former champion."""
+    """Move a version to a stage; into production only through the gate, beside the champion, who is then archived."""
+    if force and not why:
+        raise typer.BadParameter("--force needs a reason: add --why REASON")
     with _platform() as platform:
-        platform.registry.promote(version, to.value, why=why)
-    _print(as_json, {"version": version, "stage": to.value}, f"version {version} is in {to.value}")
+        verdict = platform.promote(version, to.value, why=why, force=force)
+    content = {"version": version, "stage": to.value, "gate": verdict.as_text() if verdict else None}
+    told = f"\nit {verdict.as_text()}" if verdict else ""
+    _print(as_json, content, f"version {version} is in {to.value}{told}")
+
+
+@models_app.command()
+def compare(version: str, other: str, as_json: Json = False) -> None:
+    """Two versions side by side: data, metrics, the gate's verdict on the same leads, with plots, below reports/."""
+    with _platform() as platform:
+        text, folder, verdict = platform.compare(version, other)
+    content = {"versions": [version, other], "passed": verdict.passed, "gate": verdict.as_text(), "report": str(folder)}
+    _print(as_json, content, f"{text}\nplots and this page in {folder}")
 
 
 @models_app.command()
@@ -277,19 +300,21 @@ def rollback(
     why: Annotated[str, typer.Option(help="The reason, kept in the history.")] = "", as_json: Json = False
 ) -> None:
     """Put the former champion back."""
-    with _platform() as platform:
-        version = platform.registry.rollback(why=why)
+    version = _registry().rollback(why=why)
     _print(as_json, {"version": version, "stage": "production"}, f"version {version} is in production again")
 
 
 @models_app.command()
 def history(as_json: Json = False) -> None:
-    """Every transition: when, which version, from, to, who, why."""
-    with _platform() as platform:
-        events = platform.registry.history()
+    """Every transition: when, which version, from, to, who, why, its data, its metrics, and what the gate said."""
+    events = _registry().history()
     lines = [
         f"{e['when']}  version {e['version']}: {e['from'] or 'new'} -> {e['to']}  by {e['who']}"
         + (f"  ({e['why']})" if e["why"] else "")
+        + (f"  data {e['data_fingerprint']}" if "data_fingerprint" in e else "")
+        + "".join(f"  {name} {value:.4f}" for name, value in e.get("metrics", {}).items())
+        + ("  FORCED" if e.get("forced") else "")
+        + (f"  gate: {e['gate']}" if "gate" in e else "")
         for e in events
     ]
     _print(as_json, {"history": events}, "\n".join(lines) or "no transitions yet")

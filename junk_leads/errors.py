@@ -5,6 +5,7 @@
     ├── DropUnknown             a drop that was never accepted is asked for
     ├── WarehouseUnavailable    the DuckDB file cannot be opened, or holds what it should not
     ├── TrainingRefused         the labelled leads do not make a model; the champion stays
+    ├── PromotionRefused        a challenger does not pass the gate; the champion stays
     └── RegistryError           MLflow cannot be reached, or a version is missing or damaged
         └── NoChampion          nothing is in Production yet
 
@@ -42,6 +43,10 @@ class WarehouseUnavailable(JunkLeadsError):
 
 class TrainingRefused(JunkLeadsError):
     """The labelled leads do not make a model; nothing is registered and the champion stays."""
+
+
+class PromotionRefused(JunkLeadsError):
+    """A challenger does not pass the gate; the champion stays."""
 
 
 class RegistryError(JunkLeadsError):

@@ -13,10 +13,12 @@ from typing import Any
 
 import dagster as dg
 
+from junk_leads import promotion
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.ledger import Delivery, Ledger, hand_over
-from junk_leads.registry import Registry, mlflow_quiet
+from junk_leads.registry import PRODUCTION, Registry, mlflow_quiet
+from junk_leads.steps.gating import Verdict
 from junk_leads.warehouse import connect, has_table
 
 Progress = Callable[[str], None]
@@ -94,6 +96,28 @@ class Platform:
             ops["lightgbm_model"] = {"config": dict(overrides)}
         self.launch("training_pipeline", drops=(ordered[0], ordered[-1]), ops=ops)
         return self.rows("SELECT * FROM lightgbm_model")[0]
+
+    def promote(self, version: str, to: str, *, why: str = "", force: bool = False) -> Verdict | None:
+        """Move a version to a stage, into Production through the gate; returns the gate's verdict if it was asked."""
+        if to != PRODUCTION:
+            self.registry.promote(version, to, why=why)
+            return None
+        with connect(self.home.warehouse) as con:
+            return promotion.promote(con, self.registry, version, why=why, force=force)
+
+    def compare(self, version: str, other: str) -> tuple[str, Path, Verdict]:
+        """Compare two versions; returns the page, the folder that it and its plots are in, and the gate's verdict."""
+        versions = (self.registry.version(version), self.registry.version(other))
+        with connect(self.home.warehouse) as con:
+            comparison = promotion.compare(con, self.registry, version, other)
+        verdict = comparison.verdict()
+        text = promotion.compared(self.registry, versions, verdict)
+        folder = self.home.reports / f"versions-{version}-and-{other}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "comparison.md").write_text(text, encoding="utf-8")
+        for name, png in promotion.plots(comparison, (version, other)).items():
+            (folder / name).write_bytes(png)
+        return text, folder, verdict
 
     def labelled_drops(self) -> set[str]:
         """The accepted drops that have labels."""

@@ -10,10 +10,11 @@ one champion at any moment. Every transition is written down as a tag of the reg
 import getpass
 import hashlib
 import json
+import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,7 +45,7 @@ _TRANSITION = "transition."
 
 @dataclass(frozen=True)
 class Version:
-    """One registered version."""
+    """One registered version; times are seconds, as of its newest lead and of the first lead of its hold-out."""
 
     version: str
     stage: str
@@ -52,6 +53,10 @@ class Version:
     run_id: str
     encoder_id: str
     metrics: dict[str, float]
+    data_fingerprint: str
+    drops: dict[str, int]
+    newest_lead: float
+    holdout_from: float
 
 
 class Registry:
@@ -80,8 +85,14 @@ class Registry:
             if not client.search_registered_models(f"name = '{MODEL}'"):
                 client.create_registered_model(MODEL, description="Tells junk leads from genuine ones")
             made = client.create_model_version(MODEL, model_uri, run_id, tags=tags)
-            self._note(str(made.version), "", "registered", "trained")
-            return str(made.version)
+            with self._noted(str(made.version), "", "registered", "trained"):
+                return str(made.version)
+
+    def describe_version(self, version: str, text: str) -> None:
+        """Give a version its description, Markdown, as MLflow's UI shows it."""
+        client = self.client
+        with _plain_errors():
+            client.update_model_version(MODEL, version, text)
 
     def champion(self) -> ScoringModel:
         """The model in Production, verified. Raises NoChampion when there is none."""
@@ -89,13 +100,17 @@ class Registry:
 
     def champion_version(self) -> str:
         """The version in Production. Raises NoChampion when there is none."""
-        version = self._alias(PRODUCTION)
+        version = self.champion_version_or_none()
         if version is None:
             raise NoChampion(
                 "no model is in Production yet; run `junk-leads train`, then "
                 "`junk-leads models promote VERSION --to production`"
             )
         return version
+
+    def champion_version_or_none(self) -> str | None:
+        """The version in Production, None when there is none."""
+        return self._alias(PRODUCTION)
 
     def load(self, version: str) -> ScoringModel:
         """A version as it scores, its files checked against the hashes they were registered with.
@@ -105,11 +120,31 @@ class Registry:
         client = self.client
         found = self._found(version)
         with _plain_errors():
-            from mlflow.artifacts import download_artifacts
-
             logged = client.get_logged_model(found.source.rsplit("/", 1)[-1])
-            folder = Path(download_artifacts(f"{logged.artifact_location}/artifacts"))
+            folder = _downloaded(f"{logged.artifact_location}/artifacts")
         return load_scoring_model(folder, version, found.tags.get("files_sha256", ""))
+
+    def load_judged(self, version: str) -> ScoringModel:
+        """The model that a version was judged by: trained the same way without the leads of its temporal hold-out.
+
+        Raises RegistryError as `load` does.
+        """
+        found = self._found(version)
+        with _plain_errors():
+            folder = _downloaded(f"runs:/{found.run_id}/{JUDGED}", self.home.mlflow_uri)
+        return load_scoring_model(folder, version, found.tags.get("judged_sha256", ""))
+
+    def evaluation(self, version: str) -> dict[str, Any]:
+        """What a version's training reported: splits, weeks, slices, tenths, grades."""
+        found = self._found(version)
+        with _plain_errors():
+            file = _downloaded(f"runs:/{found.run_id}/evaluation.json", self.home.mlflow_uri)
+            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return content
+
+    def version(self, version: str) -> Version:
+        """One version. Raises RegistryError when there is none of this number."""
+        return self._version(self._found(version))
 
     def run_url(self, run_id: str) -> str:
         """Where MLflow's UI shows a run."""
@@ -117,8 +152,13 @@ class Registry:
             experiment = self.client.get_run(run_id).info.experiment_id
         return f"{os.environ.get('JUNK_LEADS_MLFLOW_UI', MLFLOW_UI)}/#/experiments/{experiment}/runs/{run_id}"
 
-    def promote(self, version: str, to: str, *, why: str = "", by: str = "") -> None:
-        """Move a version to `staging`, `production` or `archived`; a former champion is archived."""
+    def promote(
+        self, version: str, to: str, *, why: str = "", by: str = "", evidence: Mapping[str, Any] | None = None
+    ) -> None:
+        """Move a version to `staging`, `production` or `archived`; who leaves its place to it is archived.
+
+        The gate stands before it (`promotion.py`); `evidence` is what it saw, kept in the history.
+        """
         if to not in STAGES:
             raise RegistryError(f"there is no stage {to!r}; stages are {', '.join(STAGES)}")
         client, found = self.client, self._found(version)
@@ -128,32 +168,42 @@ class Registry:
         if to == PRODUCTION:
             self.load(version)  # a damaged or unusable version never becomes champion
         with _plain_errors():
-            former = self._alias(PRODUCTION)
-            if to == ARCHIVED:
-                client.set_model_version_tag(MODEL, version, ARCHIVED, "true")
-            else:
-                client.set_registered_model_alias(MODEL, to, version)
-                client.delete_model_version_tag(MODEL, version, ARCHIVED) if ARCHIVED in found.tags else None
-            for alias in (PRODUCTION, STAGING):
-                if alias != to and self._alias(alias) == version:
-                    client.delete_registered_model_alias(MODEL, alias)
-            self._note(version, stage, to, why, by)
-            if to == PRODUCTION and former is not None and former != version:
+            former = None if to == ARCHIVED else self._alias(to)
+            if former is not None:
                 client.set_model_version_tag(MODEL, former, ARCHIVED, "true")
-                self._note(former, PRODUCTION, ARCHIVED, f"version {version} took its place", by)
+            with self._noted(version, stage, to, why, by, {**self._of_version(found), **(evidence or {})}):
+                if to == ARCHIVED:
+                    client.set_model_version_tag(MODEL, version, ARCHIVED, "true")
+                else:
+                    client.set_registered_model_alias(MODEL, to, version)
+                    client.delete_model_version_tag(MODEL, version, ARCHIVED) if ARCHIVED in found.tags else None
+                for alias in (PRODUCTION, STAGING):
+                    if alias != to and self._alias(alias) == version:
+                        client.delete_registered_model_alias(MODEL, alias)
+            if former is not None:
+                with self._noted(former, to, ARCHIVED, f"version {version} took its place", by):
+                    pass
 
     def rollback(self, *, why: str = "", by: str = "") -> str:
-        """Put the version that was in Production before the champion back; returns it."""
+        """Put the version that was in Production before the champion back; returns it. Again: the one before that."""
         current = self.champion_version()
-        champions = [e["version"] for e in self.history() if e["to"] == PRODUCTION]
-        before = champions[: len(champions) - champions[::-1].index(current)]
+        champions: list[str] = []
+        for event in self.history():
+            if event["to"] != PRODUCTION:
+                continue
+            if event.get("rollback"):
+                champions = champions[: champions.index(event["version"]) + 1]
+            else:
+                champions.append(event["version"])
+        before = champions[: len(champions) - champions[::-1].index(current) - 1] if current in champions else []
         former = next((v for v in reversed(before) if v != current), None)
         if former is None:
             raise RegistryError(f"version {current} is the first in Production; there is nothing to roll back to")
-        self.promote(former, PRODUCTION, why=why or f"rolled back from version {current}", by=by)
+        why = why or f"rolled back from version {current}"
+        self.promote(former, PRODUCTION, why=why, by=by, evidence={"rollback": True})
         return former
 
-    def history(self) -> list[dict[str, str]]:
+    def history(self) -> list[dict[str, Any]]:
         """Every transition, oldest first: when, version, from, to, who, why."""
         client = self.client
         with _plain_errors():
@@ -162,7 +212,17 @@ class Registry:
         events = sorted((key, value) for key, value in tags.items() if key.startswith(_TRANSITION))
         return [json.loads(value) for _, value in events]
 
-    def _note(self, version: str, before: str, after: str, why: str, by: str = "") -> None:
+    @contextmanager
+    def _noted(
+        self,
+        version: str,
+        before: str,
+        after: str,
+        why: str,
+        by: str = "",
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Iterator[None]:
+        """Note a transition before it is made, so that none is made without; and not when making it fails."""
         event = {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "version": version,
@@ -170,9 +230,23 @@ class Registry:
             "to": after,
             "who": by or _who(),
             "why": why,
+            **(evidence or {}),
         }
         key = f"{_TRANSITION}{time.time_ns():020d}"
         self.client.set_registered_model_tag(MODEL, key, json.dumps(event, ensure_ascii=False))
+        try:
+            yield
+        except Exception:
+            self.client.delete_registered_model_tag(MODEL, key)
+            raise
+
+    @staticmethod
+    def _of_version(found: "ModelVersion") -> dict[str, Any]:
+        """What the history keeps of a version: its data's fingerprint and its metrics."""
+        metrics = json.loads(found.tags.get("metrics", "{}"))
+        told = {name: metrics[name] for name in ("random_auc", "temporal_auc") if name in metrics}
+        fingerprint = found.tags.get("data_fingerprint")
+        return {**({"data_fingerprint": fingerprint} if fingerprint else {}), **({"metrics": told} if told else {})}
 
     def _alias(self, alias: str) -> str | None:
         client = self.client
@@ -201,8 +275,23 @@ class Registry:
         created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat(timespec="seconds")
         metrics = json.loads(tags.get("metrics", "{}"))
         return Version(
-            str(found.version), self._stage(found), created, found.run_id, tags.get("encoder_id", ""), metrics
+            str(found.version),
+            self._stage(found),
+            created,
+            found.run_id,
+            tags.get("encoder_id", ""),
+            metrics,
+            tags.get("data_fingerprint", ""),
+            json.loads(tags.get("drops", "{}")),
+            float(tags.get("newest_lead", "nan")),
+            float(tags.get("holdout_from", "nan")),
         )
+
+
+def _downloaded(uri: str, tracking_uri: str | None = None) -> Path:
+    from mlflow.artifacts import download_artifacts
+
+    return Path(download_artifacts(uri, tracking_uri=tracking_uri))
 
 
 def files_sha256(folder: Path) -> str:
@@ -245,9 +334,15 @@ def mlflow_quiet() -> Iterator[None]:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    logger = logging.getLogger("mlflow")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # what goes wrong is told once, in one line, by who asked
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager
@@ -279,7 +374,7 @@ def _client(uri: str, root: Path) -> "MlflowClient":
 def _who() -> str:
     try:
         return getpass.getuser()
-    except OSError:
+    except (OSError, KeyError):  # KeyError before Python 3.13
         return "unknown"
 
 

@@ -30,8 +30,10 @@ class RawLeadModel(PythonModel):  # type: ignore[misc]
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Probability, predicted flag, score, grade and reasons, a row for each lead, in the same order."""
         frame = model_input.reset_index(drop=True)
+        missing = ", ".join(f"'{token}'" for token in SCHEMA.null_tokens)
         cells = [
-            f'TRY_CAST("{column.name}" AS {column.type}) AS "{column.name}"'
+            f'TRY_CAST(CASE WHEN CAST("{column.name}" AS VARCHAR) IN ({missing}) THEN NULL ELSE "{column.name}" END '
+            f'AS {column.type}) AS "{column.name}"'
             if column.name in frame.columns
             else f'NULL::{column.type} AS "{column.name}"'
             for column in SCHEMA.columns

@@ -15,6 +15,7 @@ from typing import Any
 
 from junk_leads.reference import lead_schema
 from junk_leads.registry import BOOSTER_FILE, ENCODER_FILE, JUDGED, SETTINGS_FILE, Registry, files_sha256, mlflow_quiet
+from junk_leads.steps.card import model_card
 from junk_leads.steps.encoding import Encoder
 from junk_leads.steps.evaluation import Evaluated
 from junk_leads.steps.plots import plot_evaluation, plot_importance
@@ -37,11 +38,18 @@ class Training:
     drops: Mapping[str, int]
 
 
-def log_training(mlflow: Any, registry: Registry, training: Training) -> tuple[str, str, dict[str, bytes]]:
-    """Log a training into the active MLflow run and register its model.
+@dataclass(frozen=True)
+class Logged:
+    """A training that was logged: its version, run, plots by file name, and model card."""
 
-    `mlflow` is dagster-mlflow's resource. Returns the version, the run's id, and the plots by file name.
-    """
+    version: str
+    run_id: str
+    plots: dict[str, bytes]
+    card: str
+
+
+def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
+    """Log a training into the active MLflow run and register its model; `mlflow` is dagster-mlflow's resource."""
     evaluated, encoder, report = training.evaluated, training.encoder, training.evaluated.report
     fingerprint = training.data.fingerprint
     plots = plot_evaluation(evaluated, training.data)
@@ -83,7 +91,18 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> tuple[s
                 "metrics": json.dumps({k: round(v, 6) for k, v in report.values().items()}),
             },
         )
-    return version, run_id, plots
+        card = model_card(
+            version,
+            evaluated,
+            training.data,
+            encoder,
+            drops=training.drops,
+            parameters=training.parameters,
+            aim=training.settings,
+        )
+        mlflow.log_text(card, "model_card.md")
+        registry.describe_version(version, card)
+    return Logged(version, run_id, plots, card)
 
 
 def _write_model(folder: Path, learned: Learned, training: Training) -> str:
@@ -120,10 +139,11 @@ def _log_model(mlflow: Any, folder: Path) -> str:
 
 def _schemas() -> tuple[Any, Any]:
     from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
 
-    numbers = {"INTEGER": DataType.double, "TIMESTAMP": DataType.string, "VARCHAR": DataType.string}
     schema = lead_schema()
-    inputs = [ColSpec(numbers[c.type], c.name, required=False) for c in schema.columns if c.role != "label"]
+    # any type: a client may give counts as whole numbers, decimals or text, and dates as text or timestamps
+    inputs = [ColSpec(AnyType(), column.name, required=False) for column in schema.columns if column.role != "label"]
     outputs = [
         ColSpec(DataType.double, "probability"),
         ColSpec(DataType.integer, "predicted_flag"),

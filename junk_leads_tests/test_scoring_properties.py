@@ -180,7 +180,6 @@ def test_raw_leads_are_scored_each_by_itself_duplicates_too(
     assert twice[0]["probability"] != twice[1]["probability"]
 
 
-@pytest.mark.xfail(strict=True, raises=pa.ArrowInvalid, reason="no pieces of predictions cannot be put together")
 def test_no_raw_leads_have_no_predictions(model: ScoringModel, database: duckdb.DuckDBPyConnection) -> None:
     assert score_raw_leads(database, leads_of(database, {}).limit(0), model, SCHEMA).num_rows == 0
 
@@ -232,7 +231,6 @@ def test_a_column_that_an_mlflow_client_leaves_out_is_missing_in_every_lead(
     assert client(frame) == [tuple(row.values()) for row in raw]
 
 
-@pytest.mark.xfail(strict=True, reason="only the reader knows what a missing value is written as")
 def test_what_is_missing_in_a_file_is_missing_in_the_same_texts_of_an_mlflow_client(
     client: Client, model: ScoringModel, database: duckdb.DuckDBPyConnection, new: Delivered, tmp_path: Path
 ) -> None:
@@ -243,7 +241,6 @@ def test_what_is_missing_in_a_file_is_missing_in_the_same_texts_of_an_mlflow_cli
     assert [row[0] for row in client(pd.DataFrame(rows, columns=new.header))] == read
 
 
-@pytest.mark.xfail(strict=True, reason="the signature has no whole numbers, and MLflow makes none of them itself")
 def test_an_mlflow_client_may_give_counts_as_whole_numbers(client: Client) -> None:
     counts = ["total_leads_droppped", "syllabus"]
     frame = pd.DataFrame([["Level0", 1, 2]], columns=["first_platform_c", *counts])
@@ -377,7 +374,6 @@ def test_the_scored_file_holds_every_delivered_cell_and_no_formula(
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="Python's csv writes a carriage return without quotes when lines end in \\n")
 def test_a_column_whose_name_has_a_carriage_return_keeps_it(
     database: duckdb.DuckDBPyConnection, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from junk_leads.assets import declared
 from junk_leads.checks import plain_failures, publish
 from junk_leads.errors import TrainingRefused
 from junk_leads.io_managers import Warehouse
+from junk_leads.promotion import compare
 from junk_leads.reference import model_settings
 from junk_leads.resources import HomeResource
 from junk_leads.steps.encoding import Encoder
@@ -30,7 +31,7 @@ from junk_leads.steps.training import (
     refuse_unfit,
 )
 from junk_leads.steps.validation import Aim
-from junk_leads.tracking import Training, log_training
+from junk_leads.tracking import Logged, Training, log_training
 
 CHECKS = {
     "has_enough_labelled_leads": "There are enough labelled leads, and enough of each class, to learn from.",
@@ -132,9 +133,10 @@ def lightgbm_model(
             config.recipe().as_parameters(),
             dict(sorted(counted.fetchall())),
         )
-        version, run_id, plots = log_training(mlflow, home.registry, training)
-        row = _row(con, version, run_id, encoder, len(data), metrics)
-        yield from publish(row, results, _metadata(home, version, run_id, evaluated.report, plots))
+        logged = log_training(mlflow, home.registry, training)
+        row = _row(con, logged.version, logged.run_id, encoder, len(data), metrics)
+        told = {"gate": _gate(con, home, logged.version), **_metadata(home, logged, evaluated.report)}
+        yield from publish(row, results, told)
 
 
 def data_checks(data: LabelledFeatures, encoder: Encoder, config: TrainingConfig) -> list[dg.AssetCheckResult]:
@@ -196,17 +198,22 @@ def _row(
     )
 
 
-def _metadata(
-    home: HomeResource, version: str, run_id: str, report: Report, plots: Mapping[str, bytes]
-) -> dict[str, Any]:
+def _gate(con: duckdb.DuckDBPyConnection, home: HomeResource, version: str) -> str:
+    champion = home.registry.champion_version_or_none()
+    if champion is None:
+        return "nobody is in Production: the first version needs no comparison"
+    return f"beside version {champion} it {compare(con, home.registry, version, champion).verdict().as_text()}"
+
+
+def _metadata(home: HomeResource, logged: Logged, report: Report) -> dict[str, Any]:
     pictures = "\n\n".join(
-        f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})" for name, png in plots.items()
+        f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})" for name, png in logged.plots.items()
     )
     return {
-        "model_version": version,
-        "evaluation": dg.MetadataValue.md(report.as_markdown()),
+        "model_version": logged.version,
+        "model_card": dg.MetadataValue.md(logged.card),
         "plots": dg.MetadataValue.md(pictures),
-        "mlflow_run": dg.MetadataValue.url(home.registry.run_url(run_id)),
-        "mlflow_run_id": run_id,
+        "mlflow_run": dg.MetadataValue.url(home.registry.run_url(logged.run_id)),
+        "mlflow_run_id": logged.run_id,
         **report.values(),
     }

@@ -64,6 +64,24 @@ def plot_holdout(labels: np.ndarray, probabilities: np.ndarray, threshold: float
     return plots
 
 
+def plot_side_by_side(models: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, bytes]:
+    """ROC curve and reliability of models, by file name; `models` holds labels and probabilities (n,) by name."""
+    from sklearn.calibration import CalibrationDisplay
+    from sklearn.metrics import RocCurveDisplay
+
+    plots = {}
+    for name, display, options in (
+        ("roc_curve", RocCurveDisplay, {}),
+        ("reliability", CalibrationDisplay, {"n_bins": BINS}),
+    ):
+        figure = Figure(figsize=(5, 4), layout="constrained")
+        axes = figure.subplots()
+        for model, (labels, probabilities) in models.items():
+            display.from_predictions(labels, probabilities, ax=axes, name=model, **options)
+        plots[f"{name}.png"] = _png(figure)
+    return plots
+
+
 def plot_junk_budget(models: Mapping[str, tuple[np.ndarray, np.ndarray]], threshold: float | None = None) -> bytes:
     """The share of junk removed for each share of genuine leads lost, up to a tenth of them.
 

@@ -70,14 +70,14 @@ def _features_of(node: Mapping[str, Any]) -> set[int]:
 
 
 def conversions(data: "LabelledFeatures", encoder: Encoder) -> dict[str, float]:
-    """How often labelled leads of each sort apply, 0 to 1, by `_sorts`'s names, and of `all`.
+    """How often labelled leads of each sort apply, 0 to 1, by `sorts`'s names, and of `all`.
 
     A model carries them, so that reasons can tell how leads like this one fare.
     """
     found = {"all": float(data.labels.mean())}
     leads, genuine = (np.bincount(data.kind, weights, len(data.kinds)) for weights in (None, data.labels))
     for column in dict.fromkeys(encoder.sources.values()):
-        names, place = np.unique(np.array(_sorts(column, encoder, data.kinds)), return_inverse=True)
+        names, place = np.unique(np.array(sorts(column, encoder, data.kinds)), return_inverse=True)
         counts, ones = (np.bincount(place, weights) for weights in (leads, genuine))
         rates = {f"{column}: {names[n]}": round(float(ones[n] / counts[n]), 6) for n in np.flatnonzero(counts)}
         found |= rates
@@ -92,7 +92,7 @@ def reasons_of(booster: "lgb.Booster", encoder: Encoder, rates: Mapping[str, flo
     if not len(kinds):
         return []
     grouped, columns, _ = contributions(booster, encoder, kinds)
-    names = {column: _sorts(column, encoder, kinds) for column in columns}
+    names = {column: sorts(column, encoder, kinds) for column in columns}
     wording = {
         (column, name): tuple(_worded(column, name, rates, speaks_for) for speaks_for in (False, True))
         for column in columns
@@ -113,7 +113,7 @@ def reasons_of(booster: "lgb.Booster", encoder: Encoder, rates: Mapping[str, flo
     return reasons
 
 
-def _sorts(column: str, encoder: Encoder, kinds: np.ndarray) -> list[str]:
+def sorts(column: str, encoder: Encoder, kinds: np.ndarray) -> list[str]:
     """What each of k kinds of leads is in a column: its level or tier, or its count."""
     place = {feature: number for number, feature in enumerate(encoder.features)}
     if column in encoder.blocks:

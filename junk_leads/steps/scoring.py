@@ -126,7 +126,7 @@ def _predicted(piece: pa.Table, model: ScoringModel) -> pa.Table:
     }
     table = piece.select(["drop", "lead_number"])
     for name, values in scored.items():
-        table = table.append_column(name, pa.array(values[kind], PREDICTED_TYPES[name]))
+        table = table.append_column(name, pa.array(np.asarray(values)[kind], PREDICTED_TYPES[name]))
     return table
 
 
@@ -139,7 +139,8 @@ def score_raw_leads(
     """
     cleaned = normalise(con, leads, schema)
     encoded = encode(con, cleaned, group_interactions(con, cleaned), model.encoder)
-    return pa.concat_tables([*score_features(con, encoded, model)])
+    pieces = [*score_features(con, encoded, model)]
+    return pa.concat_tables(pieces or [_predicted(encoded.limit(0).to_arrow_table(), model)])
 
 
 def write_scored_file(
@@ -168,8 +169,8 @@ def write_scored_file(
     )
     with part.open("wb") as file, body.open("rb") as rows:
         heading = io.StringIO()
-        csv.writer(heading, lineterminator="\n").writerow([*map(inert_cell, header), *told])
-        file.write(heading.getvalue().encode())
+        csv.writer(heading).writerow([*map(inert_cell, header), *told])  # its own line end: \r in a name is quoted
+        file.write(heading.getvalue().removesuffix("\r\n").encode() + b"\n")
         shutil.copyfileobj(rows, file)
     os.replace(part, path)
     body.unlink()

@@ -100,13 +100,13 @@ def labelled_features(
             yield piece
 
     kinds, kind = kinds_of_leads(pieces(), encoder.features)
-    others = pa.concat_tables(told)
+    labels, created = ([piece[name].to_numpy() for piece in told] for name in ("label_", "created_"))
     return LabelledFeatures(
         encoder.features,
         kinds,
         kind,
-        others["label_"].to_numpy().astype(np.int8),
-        others["created_"].to_numpy(),
+        np.concatenate([np.zeros(0), *labels]).astype(np.int8),
+        np.concatenate([np.zeros(0), *created]),
     )
 
 
