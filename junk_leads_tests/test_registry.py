@@ -10,12 +10,20 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import mlflow
 import pytest
 
 from junk_leads.errors import NoChampion, RegistryError
 from junk_leads.home import Home
-from junk_leads.registry import BOOSTER_FILE, ENCODER_FILE, MODEL, SETTINGS_FILE, STAGES, Registry, files_sha256
+from junk_leads.registry import (
+    BOOSTER_FILE,
+    ENCODER_FILE,
+    MODEL,
+    SETTINGS_FILE,
+    STAGES,
+    Registry,
+    files_sha256,
+    mlflow_quiet,
+)
 from junk_leads_tests.conftest import Trained, copied_home
 
 pytestmark = pytest.mark.xdist_group("registry")
@@ -28,6 +36,9 @@ NOTHING_IN_PRODUCTION = (
 @pytest.fixture(scope="module")
 def three_versions(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home with MLflow's store alone: version 1 in Production, 2 and 3 registered after it. To copy."""
+    with mlflow_quiet():  # what it is told at its import holds for all of this process
+        import mlflow
+
     home = copied_home(trained.home, tmp_path_factory.mktemp("three versions") / "home")
     shutil.rmtree(home.dagster)
     home.warehouse.unlink()

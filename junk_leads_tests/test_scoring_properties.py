@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import mlflow
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -23,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from junk_leads.reference import INTERACTION_GROUPS
-from junk_leads.registry import Registry
+from junk_leads.registry import Registry, mlflow_quiet
 from junk_leads.steps.cleaning import clean, normalise
 from junk_leads.steps.encoding import LEVEL_COLUMNS, encode
 from junk_leads.steps.interactions import group_interactions
@@ -191,6 +190,9 @@ def test_no_raw_leads_have_no_predictions(model: ScoringModel, database: duckdb.
 @pytest.fixture(scope="module")
 def client(trained: Trained) -> Iterator[Callable[[pd.DataFrame], list[tuple[Any, ...]]]]:
     """Predicts with the champion as any MLflow client does, which loads it by name."""
+    with mlflow_quiet():  # what it is told at its import holds for all of this process
+        import mlflow
+
     before = mlflow.get_tracking_uri()
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend("")  # MLflow puts the model's own code on the path: taken off again

@@ -1,0 +1,387 @@
+"""The command line: exit codes, what goes to stdout and what to stderr, and what the README says of it.
+
+What the pipelines themselves make is tested in `test_pipelines.py`.
+"""
+
+import csv
+import gzip
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import environ
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.core import TyperGroup
+
+from junk_leads import cli
+from junk_leads.home import Home
+from junk_leads.steps.generating import write_leads
+from junk_leads_tests.conftest import DELIVERED, SCHEMA, Outcome, Trained, copied_home, run_command
+
+pytestmark = pytest.mark.xdist_group("cli")
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
+NO_CHAMPION = (
+    "no model is in Production yet; run `junk-leads train`, then `junk-leads models promote VERSION --to production`"
+)
+
+
+def plain(text: str) -> str:
+    """What Typer draws in a box or in colours, as one line."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯─│]", " ", text).split())
+
+
+def state_of(path: Path) -> tuple[bytes, int, int]:
+    return path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_mode
+
+
+# What the README says
+
+COMMANDS: Any = typer.main.get_command(cli.app)
+
+
+def commands_under(group: Any, *above: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command with the words that name it, groups too."""
+    for name, command in group.commands.items():
+        yield (*above, name), command
+        if isinstance(command, TyperGroup):
+            yield from commands_under(command, *above, name)
+
+
+def options_of(command: Any) -> set[str]:
+    own = {text for parameter in command.params for text in parameter.opts if text.startswith("--")}
+    return own.union(*map(options_of, command.commands.values())) if isinstance(command, TyperGroup) else own
+
+
+def table() -> dict[str, str]:
+    """The README's table of commands: each command's row by its name."""
+    rows = re.findall(r"^\| `junk-leads ([a-z]+)", README, re.MULTILINE)
+    lines = [line for line in README.splitlines() if line.startswith("| `junk-leads ")]
+    return dict(zip(rows, lines, strict=True))
+
+
+def code_lines() -> list[str]:
+    """The commands in the README's code blocks, without their comments."""
+    blocks = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith(("junk-leads ", "make "))]
+
+
+def test_the_readme_tells_of_every_command_and_of_no_other() -> None:
+    shown = plain(run_command("--help").out)
+    assert set(table()) == set(COMMANDS.commands)
+    for name in table():
+        assert f" {name} " in shown
+    for names, _ in commands_under(COMMANDS.commands["models"]):
+        assert f"`{names[0]}" in table()["models"]
+
+
+def test_every_option_in_the_readme_is_one_of_its_command() -> None:
+    for name, row in table().items():
+        assert set(re.findall(r"--[a-z-]+", row)) <= options_of(COMMANDS.commands[name]), name
+
+
+def test_every_command_in_the_code_blocks_of_the_readme_is_one() -> None:
+    assert len(code_lines()) > 5
+    for line in code_lines():
+        program, *words = line.split()
+        if program == "make":
+            assert f"\n{words[0]}:" in MAKEFILE, line
+            continue
+        command: Any = COMMANDS
+        while isinstance(command, TyperGroup) and words and words[0] in command.commands:
+            command = command.commands[words.pop(0)]
+        assert not isinstance(command, TyperGroup) or not words, line
+        command.make_context(line, words)  # raises for what it does not take
+
+
+def test_every_command_and_option_says_what_it_does() -> None:
+    for names, command in commands_under(COMMANDS):
+        assert command.help, names
+        for parameter in command.params:
+            assert parameter.param_type_name == "argument" or parameter.help, (names, parameter.name)
+
+
+def test_every_command_that_ends_has_json() -> None:
+    assert [names for names, command in commands_under(COMMANDS) if "--json" not in options_of(command)] == [("ui",)]
+
+
+# Wrong usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("frobnicate", "No such command 'frobnicate'."),
+        ("ingest", "Missing argument 'files'."),
+        ("score x.csv --quick", "No such option: --quick"),
+        ("train --param bad", "Invalid value for --param: 'bad' is not NAME=VALUE"),
+        ("train --param =3", "Invalid value for --param: '=3' is not NAME=VALUE"),
+        ("train --rounds 0", "Invalid value for '--rounds': Input should be greater than or equal to 1"),
+        ("models promote 1 --to prod", "'prod' is not one of 'staging', 'production', 'archived'."),
+        ("models promote", "Missing argument 'version'."),
+        ("models demote 1", "No such command 'demote'."),
+        ("generate --rows -1 --out x.csv", "Invalid value for '--rows': Input should be greater than or equal to 0"),
+        ("generate --rows 3", "Missing option '--out'."),
+        ("generate --rows 3 --out x.csv --start july", "'july' does not match the formats '%Y-%m-%d'."),
+        (
+            "generate --rows 3 --out x.csv --start 1999-01-01",
+            "229 days from 1999-01-01 reach outside 2010-01-01 to 2100-01-01; choose another start or fewer days",
+        ),
+        ("ui --port 0", "Invalid value for '--port': Input should be greater than or equal to 1"),
+    ],
+)
+def test_wrong_usage_ends_with_2_says_why_and_does_nothing(
+    arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wrong = run_command(*arguments.split())
+    assert (wrong.code, wrong.out) == (2, "")
+    assert message in plain(wrong.err)
+    assert list(tmp_path.iterdir()) == []
+
+
+# A home where nothing has happened yet
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home(tmp_path_factory.mktemp("untouched") / "home")
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "content"),
+    [("models", "no versions yet", {"versions": []}), ("models history", "no transitions yet", {"history": []})],
+)
+def test_an_empty_registry_is_no_failure(command: str, line: str, content: Any, untouched: Home) -> None:
+    assert run_command(*command.split(), home=untouched) == Outcome(0, f"{line}\n", "")
+    listed = run_command(*command.split(), "--json", home=untouched)
+    assert (listed.code, listed.json, listed.err) == (0, content, "")
+
+
+def test_without_a_champion_nothing_is_scored_rolled_back_or_promoted(untouched: Home, trained: Trained) -> None:
+    refused = run_command("score", trained.new, "--json", home=untouched)
+    assert (refused.code, refused.out, refused.failures) == (1, "", [NO_CHAMPION])
+    assert not list(untouched.predictions.iterdir())
+    assert run_command("models", "rollback", home=untouched) == Outcome(1, "", f"junk-leads: {NO_CHAMPION}\n")
+    assert run_command("models", "promote", "1", "--to", "staging", home=untouched) == Outcome(
+        1, "", "junk-leads: there is no version '1' of junk_leads; versions are: none\n"
+    )
+
+
+@pytest.mark.parametrize("below", ["", "further/below"])
+def test_a_home_that_cannot_be_made_is_one_plain_line(below: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    home = Home(tmp_path / "file" / below)
+    for command in (("models",), ("ingest", "x.csv"), ("train", "--json")):
+        assert run_command(*command, home=home) == Outcome(
+            1, "", f"junk-leads: Not a directory: {home.handed}; check the disk and rights\n"
+        )
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_damaged_warehouse_is_one_plain_line_and_stays_as_it_is(home: Home, trained: Trained) -> None:
+    home.warehouse.write_bytes(b"not a database" * 1_000)
+    refused = run_command("ingest", trained.new, home=home)
+    assert (refused.code, refused.out) == (1, "")
+    (line,) = refused.failures
+    assert line.startswith(f"new.csv: the warehouse {home.warehouse} ")
+    assert line.endswith("nothing was changed: restore it from a backup, or move it away and ingest the archive again")
+    assert home.warehouse.read_bytes() == b"not a database" * 1_000
+
+
+# Files on the command line
+
+
+@dataclass(frozen=True)
+class Handed:
+    """A command `ingest` for good files and bad ones, and what each regular file was before and after."""
+
+    outcome: Outcome
+    folder: Path
+    home: Home
+    before: dict[str, tuple[bytes, int, int]]
+    after: dict[str, tuple[bytes, int, int]]
+
+
+@pytest.fixture(scope="module")
+def handed(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Handed:
+    folder = tmp_path_factory.mktemp("handed")
+    home = copied_home(trained.home, folder / "home")
+    columns = [name for name in SCHEMA.names if name != SCHEMA.label]
+    for name, shown, rows in (("good.csv", columns, 3), ("bad.csv", columns[:-1], 2)):
+        with (folder / name).open("w", newline="", encoding="utf-8") as file:
+            leads = [[DELIVERED.get(column, "") for column in shown] for _ in range(rows)]
+            csv.writer(file, lineterminator="\n").writerows([shown, *leads])
+    (folder / "zipped.csv.gz").write_bytes(gzip.compress((folder / "good.csv").read_bytes()))
+    (folder / "folder.csv").mkdir()
+    files = [folder / name for name in ("bad.csv", "good.csv", "nowhere.csv", "folder.csv", "zipped.csv.gz")]
+    before = {path.name: state_of(path) for path in files if path.is_file()}
+    outcome = run_command("ingest", *files, home=home)
+    after = {path.name: state_of(path) for path in files if path.is_file()}
+    return Handed(outcome, folder, home, before, after)
+
+
+def test_what_can_be_ingested_is_and_what_cannot_is_one_line_each_and_exit_code_1(handed: Handed) -> None:
+    assert handed.outcome.code == 1
+    assert handed.outcome.out.splitlines() == [
+        f"{drop}: 3 rows read, 1 kept, 2 duplicates, 0 rejected, unlabelled" for drop in ("good", "zipped")
+    ]
+    bad, nowhere, folder = handed.outcome.failures
+    assert bad.startswith("bad.csv: the header lacks whatsapp_chat_click; expected every column under exactly its own")
+    assert nowhere == f"there is no file '{handed.folder / 'nowhere.csv'}'; check the name"
+    assert folder == "'folder.csv' is not a regular file; deliver the CSV itself, not a link or folder"
+
+
+def test_files_named_on_the_command_line_are_never_moved_or_changed(handed: Handed) -> None:
+    assert sorted(handed.before) == ["bad.csv", "good.csv", "zipped.csv.gz"]
+    assert handed.after == handed.before
+    assert not list(handed.home.handed.iterdir())
+
+
+def test_a_scored_file_is_copied_to_where_it_is_asked_for(handed: Handed, trained: Trained) -> None:
+    out = handed.folder / "a" / "b"
+    scored = run_command("score", trained.new, "--out", out, home=handed.home)
+    assert (scored.code, scored.failures) == (0, [])
+    first, *paths = scored.out.splitlines()
+    assert re.fullmatch(r"new: 399 leads scored by version 1, \d\d\.\d\d% 1s and \d\d\.\d\d% 0s", first)
+    assert paths == [f"  {out / 'new.csv'}", f"  {out / 'new.summary.txt'}"]
+    assert (out / "new.csv").read_bytes() == (handed.home.predictions / "new.csv").read_bytes()
+
+
+# One JSON object
+
+
+@pytest.fixture(scope="module")
+def told(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """Commands with --json, one after the other in one home, by their words."""
+    folder = tmp_path_factory.mktemp("told")
+    home = copied_home(trained.home, folder / "home")
+    commands = (
+        f"generate --rows 5 --out {folder / 'few.csv'} --unlabelled",
+        f"ingest {folder / 'few.csv'}",
+        f"score {folder / 'few.csv'}",
+        "train --rounds 10 --param num_leaves=7 --param extra_trees=true",
+        "models promote 2 --to staging --why smaller",
+        "models",
+        "models history",
+        "models rollback",
+    )
+    return {re.split(" -| [/12]", line)[0]: run_command(*line.split(), "--json", home=home) for line in commands}
+
+
+KEYS = {
+    "generate": {"file", "rows", "labelled"},
+    "ingest": {"drops"},
+    "score": {"drops"},
+    "train": {"version", "run_id", "encoder_id", "rows", "metrics"},
+    "models promote": {"version", "stage"},
+    "models": {"versions"},
+    "models history": {"history"},
+}
+
+
+@pytest.mark.parametrize("command", KEYS)
+def test_json_is_one_object_on_stdout_and_progress_is_on_stderr(command: str, told: dict[str, Outcome]) -> None:
+    outcome = told[command]
+    assert (outcome.code, outcome.failures) == (0, [])
+    (line,) = outcome.out.splitlines()
+    assert json.loads(line).keys() >= KEYS[command]
+    progress = {"ingest": "data_pipeline of few", "score": "inference_pipeline of few", "train": "training_pipeline"}
+    assert outcome.err == (f"… {progress[command]}\n" if command in progress else "")
+
+
+def test_json_of_drops_tells_each_of_them(told: dict[str, Outcome]) -> None:
+    (ingested,), (scored,) = (told[command].json["drops"] for command in ("ingest", "score"))
+    assert ingested.keys() >= {"drop", "rows_read", "kept", "duplicates", "rejected", "labelled"}
+    assert scored.keys() >= {"drop", "rows", "share_of_ones", "model_version", "predictions", "summary"}
+    assert (ingested["rows_read"], scored["rows"], scored["model_version"]) == (5, ingested["kept"], "1")
+
+
+def test_json_of_a_training_is_the_version_that_json_of_models_lists_first(told: dict[str, Outcome]) -> None:
+    made, (newest, first) = told["train"].json, told["models"].json["versions"]
+    assert newest.keys() >= {"version", "stage", "created", "metrics"}
+    assert (made["version"], newest["version"], newest["stage"]) == ("2", "2", "staging")
+    assert (newest["run_id"], newest["encoder_id"]) == (made["run_id"], made["encoder_id"])
+    assert newest["metrics"]["random_auc"] == pytest.approx(made["metrics"]["random_auc"], abs=1e-6)
+    assert (first["version"], first["stage"]) == ("1", "production")
+    assert 5_000 < made["rows"] <= 6_000
+
+
+def test_json_of_history_tells_why(told: dict[str, Outcome]) -> None:
+    last = told["models history"].json["history"][-1]
+    assert (last["version"], last["to"], last["why"]) == ("2", "staging", "smaller")
+
+
+def test_what_is_refused_prints_no_json(told: dict[str, Outcome]) -> None:
+    refused = told["models rollback"]
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.failures == ["version 1 is the first in Production; there is nothing to roll back to"]
+
+
+# Generated leads
+
+
+def test_the_same_seed_generates_the_same_bytes(tmp_path: Path) -> None:
+    files = [tmp_path / "sub" / name for name in ("a.csv", "b.csv", "c.csv")]
+    for path, seed in zip(files, (7, 7, 8), strict=True):
+        done = run_command("generate", "--rows", 1_000, "--seed", seed, "--out", path)
+        assert done == Outcome(0, f"1,000 leads in {path}\n", "")
+    same, again, other = (path.read_bytes() for path in files)
+    assert same == again != other
+    write_leads(tmp_path / "d.csv", 1_000, seed=7)
+    assert (tmp_path / "d.csv").read_bytes() == same
+
+
+def test_unlabelled_leads_are_generated_for_the_asked_days_without_the_label(tmp_path: Path) -> None:
+    window = ("--start", "2022-03-01", "--days", 2)
+    for path, more in ((tmp_path / "a.csv", ()), (tmp_path / "b.csv", ("--unlabelled",))):
+        assert run_command("generate", "--rows", 50, "--out", path, *window, *more).code == 0
+    with (tmp_path / "a.csv").open(newline="") as one, (tmp_path / "b.csv").open(newline="") as other:
+        labelled, unlabelled = list(csv.DictReader(one)), list(csv.DictReader(other))
+    assert [
+        {**row, SCHEMA.label: lead[SCHEMA.label]} for row, lead in zip(unlabelled, labelled, strict=True)
+    ] == labelled
+    assert SCHEMA.label not in unlabelled[0]
+    assert {row["created_date"][:10] for row in unlabelled} == {"2022-03-01", "2022-03-02"}
+
+
+def test_leads_that_cannot_be_written_are_one_plain_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    refused = run_command("generate", "--rows", 5, "--out", tmp_path / "file" / "leads.csv")
+    assert refused == Outcome(1, "", f"junk-leads: File exists: {tmp_path / 'file'}; check the disk and rights\n")
+
+
+# As it is installed
+
+
+def test_the_installed_command_keeps_everything_in_data_of_the_current_folder(tmp_path: Path, trained: Trained) -> None:
+    program = Path(sys.executable).parent / "junk-leads"
+    ours = ("JUNK_LEADS_HOME", "DAGSTER_HOME", "MLFLOW_TRACKING_URI")
+    environment = {name: value for name, value in environ.items() if name not in ours}
+
+    def run(*arguments: Any) -> Outcome:
+        done = subprocess.run(
+            [program, *map(str, arguments)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    shown = run("--help")
+    assert (shown.code, shown.err) == (0, "")
+    assert "Tell junk leads from genuine ones." in plain(shown.out)
+    assert list(tmp_path.iterdir()) == []
+
+    done = run("ingest", trained.new, "nowhere.csv")
+    assert (done.code, done.failures) == (1, ["there is no file 'nowhere.csv'; check the name"])
+    assert done.out == "new: 400 rows read, 399 kept, 1 duplicates, 0 rejected, unlabelled\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert {"warehouse.duckdb", "ledger.db", "archive", "dagster"} <= {
+        path.name for path in (tmp_path / "data").iterdir()
+    }
