@@ -39,6 +39,7 @@ MLFLOW_UI = "http://127.0.0.1:5000"
 STAGES = ("staging", "production", "archived")
 PRODUCTION, STAGING, ARCHIVED = "production", "staging", "archived"
 BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE = "model.txt", "encoder.json", "settings.json"
+HASHES_FILE = "sha256.json"
 JUDGED = "judged"  # the run's folder with the model of the temporal split
 _TRANSITION = "transition."
 
@@ -82,6 +83,9 @@ class Registry:
         """Register a logged model as the next version; returns its number."""
         client = self.client
         with _plain_errors():
+            import mlflow
+
+            mlflow.set_tracking_uri(self.home.mlflow_uri)  # where MLflow looks for what was logged
             if not client.search_registered_models(f"name = '{MODEL}'"):
                 client.create_registered_model(MODEL, description="Tells junk leads from genuine ones")
             made = client.create_model_version(MODEL, model_uri, run_id, tags=tags)
@@ -363,6 +367,12 @@ def _plain_errors() -> Iterator[None]:
 def _client(uri: str, root: Path) -> "MlflowClient":
     from mlflow import MlflowClient
 
+    store = root / "mlflow.db"
+    if store.exists() and not (store.is_file() and store.read_bytes()[:16] in (b"", b"SQLite format 3\0")):
+        # MLflow would try to open it for minutes
+        raise RegistryError(
+            f"{store} is no SQLite file; nothing was changed: restore it from a backup, or move it away"
+        )
     # processes that start at once on a new file corrupt its migration
     with FileLock(root / "mlflow.lock", timeout=300):
         client = MlflowClient(uri, registry_uri=uri)

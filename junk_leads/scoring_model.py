@@ -25,7 +25,8 @@ class RawLeadModel(PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         """Verify and load the version's files."""
         folder = Path(context.artifacts["settings"]).parent
-        self.model = load_scoring_model(folder, "registered")
+        hashes = Path(context.artifacts["hashes"]).read_text(encoding="utf-8")
+        self.model = load_scoring_model(folder, "registered", hashes)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Probability, predicted flag, score, grade and reasons, a row for each lead, in the same order."""

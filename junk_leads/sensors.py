@@ -18,6 +18,7 @@ from junk_leads.assets import DROPS
 from junk_leads.errors import DropRefused, NoChampion, RegistryError
 from junk_leads.jobs import data_pipeline, inference_pipeline
 from junk_leads.ledger import SUFFIXES, Delivery, Ledger, content_of, drop_key
+from junk_leads.recovery import fail_dead_runs
 from junk_leads.reference import lead_schema
 from junk_leads.registry import Registry
 from junk_leads.resources import HomeResource
@@ -183,6 +184,8 @@ def make_incoming_sensor(*, interval_seconds: int, settle_seconds: float) -> dg.
     )
     def incoming_sensor(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.SensorResult:
         folder = home.home.prepare().incoming
+        for run_id in fail_dead_runs(context.instance, home.home):
+            context.log.warning(f"run {run_id} had ended with its process and is marked as failed")
         ledger = home.ledger
         former: dict[str, list[float]] = json.loads(context.cursor) if context.cursor else {}
         now = time.time()

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from junk_leads.reference import lead_schema
-from junk_leads.registry import BOOSTER_FILE, ENCODER_FILE, JUDGED, SETTINGS_FILE, Registry, files_sha256, mlflow_quiet
+from junk_leads.registry import (
+    BOOSTER_FILE,
+    ENCODER_FILE,
+    HASHES_FILE,
+    JUDGED,
+    SETTINGS_FILE,
+    Registry,
+    files_sha256,
+    mlflow_quiet,
+)
 from junk_leads.steps.card import model_card
 from junk_leads.steps.encoding import Encoder
 from junk_leads.steps.evaluation import Evaluated
@@ -106,17 +115,19 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
 
 
 def _write_model(folder: Path, learned: Learned, training: Training) -> str:
-    """Write a model's three files; returns their hashes."""
+    """Write a model's three files and their hashes, which are returned."""
     folder.mkdir()
     learned.booster.save_model(folder / BOOSTER_FILE)
     (folder / ENCODER_FILE).write_text(training.encoder.to_json(), encoding="utf-8")
     settings = {**training.settings, **learned.as_settings()}
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    return files_sha256(folder)
+    hashes = files_sha256(folder)
+    (folder / HASHES_FILE).write_text(hashes, encoding="utf-8")
+    return hashes
 
 
 def _log_model(mlflow: Any, folder: Path) -> str:
-    """Log the model of a folder as code with its three files; returns its URI."""
+    """Log the model of a folder as code with its files; returns its URI."""
     from mlflow.models import ModelSignature
 
     package = Path(str(files("junk_leads")))
@@ -128,6 +139,7 @@ def _log_model(mlflow: Any, folder: Path) -> str:
             "booster": str(folder / BOOSTER_FILE),
             "encoder": str(folder / ENCODER_FILE),
             "settings": str(folder / SETTINGS_FILE),
+            "hashes": str(folder / HASHES_FILE),
         },
         code_paths=[str(package)],
         signature=ModelSignature(inputs=inputs, outputs=outputs),

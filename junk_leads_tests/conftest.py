@@ -30,6 +30,7 @@ from junk_leads.steps.reading import ARROW_TYPES
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
+os.environ["MLFLOW_LOGGING_LEVEL"] = "ERROR"  # who imports MLflow first sets its level for all
 # two workers on two cores: threads of LightGBM that wait for each other would take most of the time
 os.environ["OMP_NUM_THREADS"] = "1"
 

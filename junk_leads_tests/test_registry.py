@@ -318,10 +318,7 @@ def refuse_writes(registry: Registry, table: str) -> None:
 def test_a_damaged_store_is_one_plain_line_and_stays_as_it_is(registry: Registry) -> None:
     store = registry.home.root / "mlflow.db"
     store.write_bytes(b"not a database" * 1_000)
-    message = (
-        "the model registry did not answer ((sqlite3.DatabaseError) file is not a database); nothing was changed: "
-        "check mlflow.db and try again"
-    )
+    message = f"{store} is no SQLite file; nothing was changed: restore it from a backup, or move it away"
     for asked in (
         registry.versions,
         registry.history,
@@ -333,6 +330,16 @@ def test_a_damaged_store_is_one_plain_line_and_stays_as_it_is(registry: Registry
             asked()
         assert str(refused.value) == message
     assert store.read_bytes() == b"not a database" * 1_000
+
+
+def test_a_folder_in_the_place_of_the_store_is_told_at_once(home: Home) -> None:
+    store = home.root / "mlflow.db"
+    store.mkdir()
+    with pytest.raises(RegistryError) as refused:
+        Registry(home).versions()
+    assert str(refused.value) == (
+        f"{store} is no SQLite file; nothing was changed: restore it from a backup, or move it away"
+    )
 
 
 def test_a_store_that_refuses_to_write_is_one_plain_line_and_the_champion_stays(registry: Registry) -> None:

@@ -13,6 +13,8 @@ from junk_leads.io_managers import POOL
 
 # backfill policies are beta in Dagster 1.13; without one, training from the UI would be a run for each drop
 warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
+# checks by drop are in preview; without them one refused drop shows the checks of all drops as failed
+warnings.filterwarnings("ignore", message="Specifying a partitions_def", category=dg.PreviewWarning)
 
 OWNERS = ["team:lead-quality"]
 DROPS = dg.DynamicPartitionsDefinition(name="drops")
