@@ -21,13 +21,11 @@ from junk_leads.errors import JunkLeadsError
 from junk_leads.expectations import ROWS_AT_ONCE, Evidence, Suite, load_suite, validate
 
 
-def check_specs(asset: str, partitions: dg.PartitionsDefinition[str] | None = None) -> list[dg.AssetCheckSpec]:
+def check_specs(asset: str) -> list[dg.AssetCheckSpec]:
     """One spec for each check of the asset's suite, with its sentence as description."""
     suite = load_suite(asset)
     return [
-        dg.AssetCheckSpec(
-            name, asset=asset, description=sentence, blocking=suite.is_blocking(name), partitions_def=partitions
-        )
+        dg.AssetCheckSpec(name, asset=asset, description=sentence, blocking=suite.is_blocking(name))
         for name, sentence in suite.descriptions.items()
     ]
 

@@ -13,8 +13,6 @@ from junk_leads.io_managers import POOL
 
 # backfill policies are beta in Dagster 1.13; without one, training from the UI would be a run for each drop
 warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
-# checks by drop are in preview; without them one refused drop shows the checks of all drops as failed
-warnings.filterwarnings("ignore", message="Specifying a partitions_def", category=dg.PreviewWarning)
 
 OWNERS = ["team:lead-quality"]
 DROPS = dg.DynamicPartitionsDefinition(name="drops")
@@ -30,7 +28,7 @@ def declared(name: str, group: str, kinds: set[str], *, by_drop: bool = True, **
         "io_manager_key": "warehouse",
         "pool": POOL,
         "partitions_def": DROPS if by_drop else None,
-        "check_specs": more.pop("check_specs", None) or check_specs(name, DROPS if by_drop else None),
+        "check_specs": more.pop("check_specs", None) or check_specs(name),
         **more,
     }
 
