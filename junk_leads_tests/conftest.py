@@ -174,7 +174,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             write_leads(made.new, 400, seed=2, labelled=False)
             with platform(made.home) as found:
                 found.process(made.history, "data_pipeline")
-                found.train({})
+                found.train({"rounds": 60})  # fewer than by default: the suite is long enough
                 found.registry.promote("1", "production", why="the first", by="a test")
                 found.process(made.new, "inference_pipeline")
             ready.touch()
