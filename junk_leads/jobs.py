@@ -11,6 +11,7 @@ from junk_leads.assets.features import Consumer
 
 DATA_ASSETS = ("raw_leads", "cleaned_leads", "interaction_groups")
 TRAINING_ASSETS = ("significant_levels", "encoded_features", "lightgbm_model")
+EXPERIMENT_ASSETS = ("significant_levels", "encoded_features", "experiment_leaderboard")
 INFERENCE_ASSETS = (*DATA_ASSETS, "encoded_features", "predictions", "prediction_summary")
 
 data_pipeline = dg.define_asset_job(
@@ -29,6 +30,16 @@ training_pipeline = dg.define_asset_job(
     ),
 )
 
+experiment = dg.define_asset_job(
+    "experiment",
+    selection=list(EXPERIMENT_ASSETS),
+    config={"ops": {"encoded_features": {"config": {"consumer": Consumer.TRAINING.name}}}},
+    description=(
+        "Compares learners, tuned LightGBM among them, on the leads that a training learns from; each is an MLflow run "
+        "under one parent. Registers nothing. Partitions: as of the training pipeline."
+    ),
+)
+
 inference_pipeline = dg.define_asset_job(
     "inference_pipeline",
     selection=list(INFERENCE_ASSETS),
@@ -38,4 +49,4 @@ inference_pipeline = dg.define_asset_job(
 # encoded_features takes many drops in a run and the others one: a backfill of inference takes one, as it should
 warnings.filterwarnings("ignore", message="Asset job inference_pipeline materializes assets with varying Backfill")
 
-JOBS = [data_pipeline, training_pipeline, inference_pipeline]
+JOBS = [data_pipeline, training_pipeline, experiment, inference_pipeline]

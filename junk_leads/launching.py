@@ -4,6 +4,7 @@ What lives here: one run of a job with its failure told in one line, and the acc
 not: parsing and printing (`cli.py`), the jobs themselves (`jobs.py`).
 """
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.ledger import Delivery, Ledger, hand_over
 from junk_leads.registry import PRODUCTION, Registry, mlflow_quiet
+from junk_leads.steps.experimenting import learners
 from junk_leads.steps.gating import Verdict
 from junk_leads.warehouse import connect, has_table
 
@@ -82,6 +84,33 @@ class Platform:
 
     def train(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """Train on all accepted labelled drops; returns the row of `lightgbm_model`."""
+        self._launch_on_labelled("training_pipeline", "lightgbm_model", overrides)
+        return self.rows("SELECT * FROM lightgbm_model")[0]
+
+    def experiment(self, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Compare learners on all accepted labelled drops; returns the rows of `experiment_leaderboard`."""
+        learners(overrides.get("learners", ()))  # a name that there is not is refused before anything is encoded
+        self._launch_on_labelled("experiment", "experiment_leaderboard", overrides)
+        return self._leaderboard()
+
+    def tuned(self) -> tuple[str, dict[str, Any]]:
+        """The best LightGBM of the last leaderboard: its title, and its parameters as `train` takes them.
+
+        Raises JunkLeadsError when there is no leaderboard yet, or none with a LightGBM.
+        """
+        rows = self._leaderboard()
+        if not rows:
+            raise JunkLeadsError("there is no leaderboard yet; run `junk-leads experiment` first")
+        best = next((row for row in rows if row["library"] == "lightgbm"), None)
+        if best is None:
+            raise JunkLeadsError("the last leaderboard has no LightGBM; run `junk-leads experiment` with all learners")
+        return best["title"], best["parameters"]
+
+    def _leaderboard(self) -> list[dict[str, Any]]:
+        rows = self.rows("SELECT * FROM experiment_leaderboard ORDER BY rank", "experiment_leaderboard")
+        return [{**row, "parameters": json.loads(row["parameters"])} for row in rows]
+
+    def _launch_on_labelled(self, job: str, asset: str, overrides: Mapping[str, Any]) -> None:
         labelled = self.labelled_drops()
         if not labelled:
             raise JunkLeadsError(
@@ -93,9 +122,8 @@ class Platform:
         ordered = [key for key in self.instance.get_dynamic_partitions("drops") if key in labelled]
         ops = {"encoded_features": {"config": {"consumer": "TRAINING"}}}
         if overrides:
-            ops["lightgbm_model"] = {"config": dict(overrides)}
-        self.launch("training_pipeline", drops=(ordered[0], ordered[-1]), ops=ops)
-        return self.rows("SELECT * FROM lightgbm_model")[0]
+            ops[asset] = {"config": dict(overrides)}
+        self.launch(job, drops=(ordered[0], ordered[-1]), ops=ops)
 
     def promote(self, version: str, to: str, *, why: str = "", force: bool = False) -> Verdict | None:
         """Move a version to a stage, into Production through the gate; returns the gate's verdict if it was asked."""
