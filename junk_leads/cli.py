@@ -175,7 +175,7 @@ def experiment(
     given = {"seconds": seconds, "trials": trials, "learners": learner}
     with _platform() as platform, _progress_told():
         rows = platform.experiment({name: value for name, value in given.items() if value is not None})
-    from junk_leads.steps.experimenting import as_text
+    from junk_leads.steps.leaderboard import as_text
 
     text = (
         f"{as_text(rows)}\n"

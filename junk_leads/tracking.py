@@ -18,9 +18,11 @@ from junk_leads.registry import BOOSTER_FILE, ENCODER_FILE, JUDGED, SETTINGS_FIL
 from junk_leads.steps.card import model_card
 from junk_leads.steps.encoding import Encoder
 from junk_leads.steps.evaluation import Evaluated
-from junk_leads.steps.experimenting import Learner, Tried, as_markdown, trials_as_dicts
+from junk_leads.steps.experimenting import Learner, Tried
+from junk_leads.steps.leaderboard import as_markdown
 from junk_leads.steps.plots import plot_evaluation, plot_importance, plot_leaderboard, plot_side_by_side
 from junk_leads.steps.training import LabelledFeatures
+from junk_leads.steps.tuning import trials_as_dicts
 from junk_leads.steps.validation import Learned
 
 # What scoring a raw lead needs; the code itself travels with the model.

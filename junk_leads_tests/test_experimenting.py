@@ -13,20 +13,11 @@ from junk_leads.launching import platform
 from junk_leads.reference import learner_settings, model_settings
 from junk_leads.steps import experimenting
 from junk_leads.steps.evaluation import evaluate
-from junk_leads.steps.experimenting import (
-    METRICS,
-    Budget,
-    Tried,
-    as_markdown,
-    as_text,
-    leaderboard,
-    learners,
-    splits,
-    try_learner,
-    tune,
-)
+from junk_leads.steps.experimenting import METRICS, Tried, learners, splits, try_learner
+from junk_leads.steps.leaderboard import as_markdown, as_text, leaderboard
 from junk_leads.steps.plots import plot_leaderboard
 from junk_leads.steps.training import LabelledFeatures
+from junk_leads.steps.tuning import Budget, own_recipe, tune
 from junk_leads.steps.validation import Aim
 from junk_leads_tests.conftest import Outcome
 from junk_leads_tests.test_pipelines import MATERIALISED, query
@@ -105,9 +96,7 @@ def test_all_are_measured_on_the_same_leads_that_none_has_learned_from(
 
 def test_the_products_line_is_what_a_training_reports(everyone: list[Tried], leads: LabelledFeatures) -> None:
     grades, aim = model_settings()["grades"], Aim(model_settings()["junk_budget"])
-    report = evaluate(
-        leads, ENCODER, experimenting.own_recipe(), aim, grades=grades, share=SHARE, seed=SEED
-    ).report.values()
+    report = evaluate(leads, ENCODER, own_recipe(), aim, grades=grades, share=SHARE, seed=SEED).report.values()
     (own,) = (found for found in everyone if found.learner.name == "product")
     assert {name: found.value for name, found in own.metrics.items()} == {name: report[name] for name in own.metrics}
 

@@ -1,7 +1,7 @@
 """Experiments: the leaderboard of learners.
 
 What lives here: the asset experiment_leaderboard with its checks. What does not: the learners, fitting and measuring
-(`steps/experimenting.py`), tracking (`tracking.py`).
+(`steps/experimenting.py`, `steps/tuning.py`), tracking (`tracking.py`).
 """
 
 import base64
@@ -22,8 +22,10 @@ from junk_leads.io_managers import Warehouse
 from junk_leads.reference import model_settings
 from junk_leads.resources import HomeResource
 from junk_leads.steps.encoding import Encoder
-from junk_leads.steps.experimenting import Budget, as_markdown, leaderboard, learners, try_learner
+from junk_leads.steps.experimenting import learners, try_learner
+from junk_leads.steps.leaderboard import as_markdown, leaderboard
 from junk_leads.steps.training import labelled_features, refuse_unfit
+from junk_leads.steps.tuning import Budget
 from junk_leads.tracking import log_leaderboard, log_learner
 
 PROGRESS = logging.getLogger("junk_leads.progress")  # what a person at a terminal is told meanwhile
