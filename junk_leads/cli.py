@@ -113,6 +113,9 @@ def train(
     ] = None,
     cost_of_contact: Annotated[float | None, typer.Option(min=0, help="Set the flag where contacting pays.")] = None,
     value_of_application: Annotated[float | None, typer.Option(min=0.0001, help="In the same currency.")] = None,
+    tuned: Annotated[
+        bool, typer.Option("--tuned", help="With the parameters of the last experiment's best LightGBM; others win.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train on all accepted labelled drops and register a version: the training pipeline."""
@@ -128,6 +131,10 @@ def train(
     if param:
         overrides["lightgbm"] = dict(_parameter(text) for text in param)
     with _platform() as platform:
+        if tuned:
+            title, found = platform.tuned()
+            tell(f"with the parameters of: {title}")
+            overrides = {**found, **overrides, "lightgbm": {**found["lightgbm"], **overrides.get("lightgbm", {})}}
         row = platform.train(overrides)
     metrics = {name: value for name, value in row.items() if isinstance(value, float)}
     content = {
@@ -155,6 +162,45 @@ def _parameter(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+@app.command()
+def experiment(
+    seconds: Annotated[float | None, typer.Option(min=0.001, help="How long LightGBM is tuned.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Most trials of tuning in that time.")] = None,
+    learner: Annotated[list[str] | None, typer.Option(help="Only this learner, NAME; repeatable.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare learners on all accepted labelled drops: a leaderboard, each learner a run in MLflow."""
+    given = {"seconds": seconds, "trials": trials, "learners": learner}
+    with _platform() as platform, _progress_told():
+        rows = platform.experiment({name: value for name, value in given.items() if value is not None})
+    from junk_leads.steps.leaderboard import as_text
+
+    text = (
+        f"{as_text(rows)}\n"
+        f"{rows[0]['labelled_leads']:,} labelled leads; all but the AUC at random on the last leads by time"
+    )
+    if any(row["library"] == "lightgbm" for row in rows):
+        text += "\ntrain with the best LightGBM's parameters: junk-leads train --tuned"
+    _print(as_json, {"leaderboard": rows}, text)
+
+
+@contextmanager
+def _progress_told() -> Iterator[None]:
+    """What a job tells while it runs, on stderr."""
+    import logging
+
+    logger, handler = logging.getLogger("junk_leads.progress"), logging.Handler()
+    handler.emit = lambda record: tell(record.getMessage())  # type: ignore[method-assign]
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @app.command()
@@ -195,6 +241,14 @@ def _score(platform: "Platform", file: Path, out: Path | None) -> dict[str, Any]
         "predictions": str(written[0]),
         "summary": str(written[1]),
     }
+
+
+@app.command()
+def profile(drop: Annotated[str, typer.Argument(help="An accepted drop.")], as_json: Json = False) -> None:
+    """Write a page about every column of a drop's raw leads, below reports/; needs the extra `profile`."""
+    with _platform() as platform:
+        page = platform.profile(drop)
+    _print(as_json, {"drop": drop, "profile": str(page)}, f"{page}")
 
 
 @app.command()

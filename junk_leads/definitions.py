@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from junk_leads.assets import features, leads, model, outcomes, predictions
+from junk_leads.assets import experiments, features, leads, model, outcomes, predictions
 from junk_leads.home import Home
 from junk_leads.io_managers import Warehouse
 from junk_leads.jobs import JOBS
@@ -22,7 +22,7 @@ def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = N
     """The definitions for a home (that of the environment unless told), with resources replaced as given."""
     home = home or Home.from_environment()
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([leads, features, model, predictions, outcomes]),
+        assets=dg.load_assets_from_modules([leads, features, model, experiments, predictions, outcomes]),
         jobs=JOBS,
         sensors=[
             make_incoming_sensor(

@@ -12,6 +12,7 @@ from junk_leads.assets.features import Consumer
 
 DATA_ASSETS = ("raw_leads", "cleaned_leads", "interaction_groups")
 TRAINING_ASSETS = ("significant_levels", "encoded_features", "lightgbm_model")
+EXPERIMENT_ASSETS = ("significant_levels", "encoded_features", "experiment_leaderboard")
 INFERENCE_ASSETS = (*DATA_ASSETS, "encoded_features", "predictions", "prediction_summary")
 
 data_pipeline = dg.define_asset_job(
@@ -32,6 +33,16 @@ training_pipeline = dg.define_asset_job(
     ),
 )
 
+experiment = dg.define_asset_job(
+    "experiment",
+    selection=list(EXPERIMENT_ASSETS),
+    config={"ops": TRAINING_CONFIG},
+    description=(
+        "Compares learners, tuned LightGBM among them, on the leads that a training learns from; each is an MLflow run "
+        "under one parent. Registers nothing. Partitions: as of the training pipeline."
+    ),
+)
+
 inference_pipeline = dg.define_asset_job(
     "inference_pipeline",
     selection=list(INFERENCE_ASSETS),
@@ -47,7 +58,7 @@ evaluation = dg.define_asset_job(
 # encoded_features takes many drops in a run and the others one: a backfill of inference takes one, as it should
 warnings.filterwarnings("ignore", message="Asset job inference_pipeline materializes assets with varying Backfill")
 
-JOBS = [data_pipeline, training_pipeline, inference_pipeline, evaluation]
+JOBS = [data_pipeline, training_pipeline, experiment, inference_pipeline, evaluation]
 
 
 def drop_range(known: Sequence[str], drops: Collection[str]) -> dict[str, str]:

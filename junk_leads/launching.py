@@ -4,6 +4,7 @@ What lives here: one run of a job with its failure told in one line, and the acc
 not: parsing and printing (`cli.py`), the jobs themselves (`jobs.py`).
 """
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +21,10 @@ from junk_leads.jobs import TRAINING_CONFIG, drop_range
 from junk_leads.ledger import Delivery, Ledger, hand_over
 from junk_leads.recovery import fail_dead_runs
 from junk_leads.registry import PRODUCTION, Registry, mlflow_quiet
+from junk_leads.steps.experimenting import learners
 from junk_leads.steps.gating import Verdict
-from junk_leads.warehouse import connect, has_table
+from junk_leads.steps.profiling import refuse_without_profiler, write_profile
+from junk_leads.warehouse import connect, has_table, rows_of
 
 Progress = Callable[[str], None]
 
@@ -85,6 +88,33 @@ class Platform:
 
     def train(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """Train on all accepted labelled drops; returns the row of `lightgbm_model`."""
+        self._launch_on_labelled("training_pipeline", "lightgbm_model", overrides)
+        return self.rows("SELECT * FROM lightgbm_model")[0]
+
+    def experiment(self, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Compare learners on all accepted labelled drops; returns the rows of `experiment_leaderboard`."""
+        learners(overrides.get("learners", ()))  # a name that there is not is refused before anything is encoded
+        self._launch_on_labelled("experiment", "experiment_leaderboard", overrides)
+        return self._leaderboard()
+
+    def tuned(self) -> tuple[str, dict[str, Any]]:
+        """The best LightGBM of the last leaderboard: its title, and its parameters as `train` takes them.
+
+        Raises JunkLeadsError when there is no leaderboard yet, or none with a LightGBM.
+        """
+        rows = self._leaderboard()
+        if not rows:
+            raise JunkLeadsError("there is no leaderboard yet; run `junk-leads experiment` first")
+        best = next((row for row in rows if row["library"] == "lightgbm"), None)
+        if best is None:
+            raise JunkLeadsError("the last leaderboard has no LightGBM; run `junk-leads experiment` with all learners")
+        return best["title"], best["parameters"]
+
+    def _leaderboard(self) -> list[dict[str, Any]]:
+        rows = self.rows("SELECT * FROM experiment_leaderboard ORDER BY rank", "experiment_leaderboard")
+        return [{**row, "parameters": json.loads(row["parameters"])} for row in rows]
+
+    def _launch_on_labelled(self, job: str, asset: str, overrides: Mapping[str, Any]) -> None:
         labelled = self.labelled_drops()
         if not labelled:
             raise JunkLeadsError(
@@ -95,10 +125,9 @@ class Platform:
         self.instance.add_dynamic_partitions("drops", [drop for drop in labelled if drop not in known])
         ops: dict[str, Any] = dict(TRAINING_CONFIG)
         if overrides:
-            ops["lightgbm_model"] = {"config": dict(overrides)}
+            ops[asset] = {"config": dict(overrides)}
         tags = drop_range(self.instance.get_dynamic_partitions("drops"), labelled)
-        self.launch("training_pipeline", tags=tags, ops=ops)
-        return self.rows("SELECT * FROM lightgbm_model")[0]
+        self.launch(job, tags=tags, ops=ops)
 
     def promote(self, version: str, to: str, *, why: str = "", force: bool = False) -> Verdict | None:
         """Move a version to a stage, into Production through the gate; returns the gate's verdict if it was asked."""
@@ -130,6 +159,19 @@ class Platform:
         assert event is not None
         assert event.asset_materialization is not None
         return {name: found.value for name, found in event.asset_materialization.metadata.items()}
+
+    def profile(self, drop: str) -> Path:
+        """Write the data profile of an accepted drop's raw leads below `reports/`; returns the page.
+
+        Raises JunkLeadsError without the extra `profile`, DropUnknown for a drop that was not accepted.
+        """
+        refuse_without_profiler()
+        page = self.home.reports / f"{drop}.profile.html"
+        with connect(self.home.warehouse) as con:
+            leads = rows_of(con, "raw_leads", [drop]).df()
+        self.progress(f"profile of {drop}, {len(leads):,} leads")
+        write_profile(leads, f"Raw leads of {drop}", page)
+        return page
 
     def labelled_drops(self) -> set[str]:
         """The accepted drops that have labels."""

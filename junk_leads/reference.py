@@ -106,3 +106,10 @@ def model_settings() -> dict[str, Any]:
     """Training defaults: LightGBM parameters, minimum data, floors, grades."""
     settings: dict[str, Any] = yaml.safe_load(read_text("model_params.yaml"))
     return settings
+
+
+@cache
+def learner_settings() -> dict[str, dict[str, Any]]:
+    """The learners that an experiment compares, by name; see the head of `reference/learners.yaml`."""
+    settings: dict[str, dict[str, Any]] = yaml.safe_load(read_text("learners.yaml"))
+    return settings

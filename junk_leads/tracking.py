@@ -1,12 +1,12 @@
-"""Tracking a training in MLflow: parameters, metrics, plots, the model and what belongs to it.
+"""Tracking in MLflow: parameters, metrics, plots, the model and what belongs to it.
 
-What lives here: logging one training run and its model, and the model's signature. What does not: fitting and
-measuring (`steps/`) and stages (`registry.py`).
+What lives here: logging one training run and its model, the model's signature, and the learners of an experiment as
+runs under one parent. What does not: fitting and measuring (`steps/`) and stages (`registry.py`).
 """
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from importlib.resources import files
@@ -27,8 +27,11 @@ from junk_leads.registry import (
 from junk_leads.steps.card import model_card
 from junk_leads.steps.encoding import Encoder
 from junk_leads.steps.evaluation import Evaluated
-from junk_leads.steps.plots import plot_evaluation, plot_importance
+from junk_leads.steps.experimenting import Learner, Tried
+from junk_leads.steps.leaderboard import as_markdown
+from junk_leads.steps.plots import plot_evaluation, plot_importance, plot_leaderboard, plot_side_by_side
 from junk_leads.steps.training import LabelledFeatures
+from junk_leads.steps.tuning import trials_as_dicts
 from junk_leads.steps.validation import Learned
 
 # What scoring a raw lead needs; the code itself travels with the model.
@@ -77,10 +80,7 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
         mlflow.log_text(encoder.to_json(), "encoder.json")
         mlflow.log_dict(dict(zip(encoder.features, map(float, gains), strict=True)), "feature_importance.json")
         folder = Path(name)
-        (folder / "plots").mkdir()
-        for file, png in plots.items():
-            (folder / "plots" / file).write_bytes(png)
-        mlflow.log_artifacts(str(folder / "plots"), "plots")
+        _log_plots(mlflow, plots)
         judged_hashes = _write_model(folder / "judged", evaluated.judged, training)
         mlflow.log_artifacts(str(folder / "judged"), JUDGED)
         hashes = _write_model(folder / "model", evaluated.model, training)
@@ -112,6 +112,66 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
         mlflow.log_text(card, "model_card.md")
         registry.describe_version(version, card)
     return Logged(version, run_id, plots, card)
+
+
+def log_learner(mlflow: Any, learner: Learner, try_it: Callable[[], Tried]) -> tuple[Tried, str]:
+    """Try a learner within a run of its own under the active one; returns how it fared and the run.
+
+    Logs parameters, metrics with their bounds, seconds, trials of tuning, plots and LightGBM's model as text.
+    """
+    with mlflow_quiet(), mlflow.start_run(run_name=learner.name, nested=True) as run:
+        mlflow.set_tags({"learner": learner.name, "library": learner.library})
+        tried = try_it()
+        mlflow.log_params(_flat(tried.parameters))
+        for name, found in tried.metrics.items():
+            mlflow.log_metrics({name: found.value, f"{name}_low": found.low, f"{name}_high": found.high})
+        mlflow.log_metrics({name: getattr(tried, name) for name in ("tune_seconds", "fit_seconds", "predict_seconds")})
+        for trial in tried.trials:
+            if trial.log_loss is not None:
+                mlflow.log_metric("trial_log_loss", trial.log_loss, step=trial.number)
+        if tried.trials:
+            mlflow.log_dict({"trials": trials_as_dicts(tried.trials)}, "trials.json")
+        _log_plots(mlflow, plot_side_by_side({learner.title: (tried.labels, tried.probabilities)}))
+        if tried.booster is not None:
+            mlflow.log_text(tried.booster.model_to_string(), BOOSTER_FILE)
+        return tried, str(run.info.run_id)
+
+
+def log_leaderboard(
+    mlflow: Any, rows: Sequence[Mapping[str, Any]], tried: Sequence[Tried], about: Mapping[str, Any]
+) -> tuple[str, dict[str, bytes]]:
+    """Log the leaderboard of an experiment into the active run; returns the run and the plots by file name.
+
+    `about` is what was the same for all: the leads, the encoder, the budget.
+    """
+    plots = {"leaderboard.png": plot_leaderboard(rows)}
+    plots |= plot_side_by_side({found.learner.title: (found.labels, found.probabilities) for found in tried})
+    with mlflow_quiet():
+        mlflow.log_params(dict(about))
+        mlflow.log_metrics({"learners": len(rows), "best_temporal_auc": rows[0]["temporal_auc"]})
+        mlflow.set_tag("best_learner", rows[0]["learner"])
+        mlflow.log_dict({"leaderboard": list(rows)}, "leaderboard.json")
+        mlflow.log_text(as_markdown(rows), "leaderboard.md")
+        _log_plots(mlflow, plots)
+        return str(mlflow.active_run().info.run_id), plots
+
+
+def _flat(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Parameters by one name each: LightGBM's own as they are, the others' with what they belong to."""
+    flat: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, prefix if name == "lightgbm" else f"{prefix}{name}_")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _log_plots(mlflow: Any, plots: Mapping[str, bytes]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        for file, png in plots.items():
+            Path(name, file).write_bytes(png)
+        mlflow.log_artifacts(name, "plots")
 
 
 def _write_model(folder: Path, learned: Learned, training: Training) -> str:

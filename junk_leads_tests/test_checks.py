@@ -21,13 +21,14 @@ import pyarrow as pa
 import pytest
 
 from junk_leads import checks
-from junk_leads.assets import features, leads, model, outcomes, predictions
+from junk_leads.assets import experiments, features, leads, model, outcomes, predictions
 from junk_leads.checks import check_specs, evaluate, evidence_table, inert, plain_failures, publish, refusal
 from junk_leads.errors import DropRefused, TrainingRefused
 from junk_leads.expectations import EXAMPLES, Evidence, Expectation, Suite, load_suite, validate
 from junk_leads.ledger import Delivery
 from junk_leads.steps.cleaning import clean
 from junk_leads.steps.encoding import Encoder, encode
+from junk_leads.steps.experimenting import METRICS, SPLITS
 from junk_leads.steps.interactions import group_interactions
 from junk_leads.steps.reading import read_leads
 from junk_leads.steps.training import LabelledFeatures
@@ -47,6 +48,7 @@ ORDERED_COLUMNS = "expect_table_columns_to_match_ordered_list"
 ROW_COUNT = "expect_table_row_count_to_be_between"
 
 ENCODER = Encoder.of_levels({"first_platform_c": ("Level0",), "city_mapped": ("delhi",)})
+SECONDS = ("tune_seconds", "fit_seconds", "predict_seconds")
 FIGURES = {"lead_count": 200, "share_of_ones": 0.5, "share_of_zeros": 0.5}
 
 
@@ -120,6 +122,12 @@ class Inputs:
         )
         return outcomes.outcomes_checks(self.con, self._dirty(made, replace))
 
+    def compared(self, replace: str = "", *, rows: int = 6) -> Results:
+        metrics = [f"{split}_{metric}" for split in SPLITS for metric in METRICS]
+        cells = ", ".join(f"0.7::DOUBLE AS {name}" for name in (*metrics, *SECONDS))
+        made = self.con.sql(f"SELECT {cells}, '{{}}' AS parameters, 'a run' AS run_id FROM range({rows})")
+        return experiments.experiment_leaderboard_checks(self._dirty(made, replace))
+
     def trained(self, *, rows: int = 1000, ones: int = 500, leak: str = "", **metrics: float) -> Results:
         """The checks of a model; `leak` is a feature that copies the label."""
         labels = np.array([1] * ones + [0] * (rows - ones), dtype=np.int8)
@@ -146,6 +154,7 @@ CLEAN: dict[str, Callable[[Inputs], Results]] = {
     "predictions": lambda i: i.predicted(),
     "prediction_summary": lambda i: i.summary(),
     "outcomes": lambda i: i.outcomes(),
+    "experiment_leaderboard": lambda i: i.compared(),
     "lightgbm_model": lambda i: i.trained(),
 }
 
@@ -360,6 +369,36 @@ DIRTY = [
         *("outcomes", "outcomes_are_labels", BETWEEN, "probability", "ERROR"),
         lambda i: i.outcomes("1.5::DOUBLE AS probability"),
     ),
+    *(
+        Dirty("experiment_leaderboard", *row)
+        for row in (
+            (
+                *("metrics_are_numbers_in_range", NOT_NULL, "temporal_auc", "ERROR"),
+                lambda i: i.compared("'nan'::DOUBLE AS temporal_auc"),
+            ),
+            (
+                *("metrics_are_numbers_in_range", BETWEEN, "random_brier", "ERROR"),
+                lambda i: i.compared("1.1 AS random_brier"),
+            ),
+            (
+                *("metrics_are_numbers_in_range", BETWEEN, "temporal_log_loss", "ERROR"),
+                lambda i: i.compared("'inf'::DOUBLE AS temporal_log_loss"),
+            ),
+            (
+                *("learners_were_timed_and_tracked", BETWEEN, "fit_seconds", "ERROR"),
+                lambda i: i.compared("-1.0 AS fit_seconds"),
+            ),
+            (
+                *("learners_were_timed_and_tracked", NOT_NULL, "run_id", "ERROR"),
+                lambda i: i.compared("NULL AS run_id"),
+            ),
+            ("compares_at_least_six_learners", ROW_COUNT, "", "WARN", lambda i: i.compared(rows=5)),
+            (
+                *("the_best_tells_leads_apart", BETWEEN, "best_auc", "WARN"),
+                lambda i: i.compared("0.59 AS temporal_auc"),
+            ),
+        )
+    ),
 ]  # fmt: skip
 
 MODEL_DIRTY: dict[str, list[tuple[Callable[[Inputs], Results], str]]] = {
@@ -444,7 +483,12 @@ def test_a_dirty_input_fires_its_check(inputs: Inputs, monkeypatch: pytest.Monke
         suite = load_suite(asset, facts)
         return dataclasses.replace(suite, expectations=suite.of_check(case.check))
 
-    for module in (leads, features, predictions):  # the other checks have their own cases: this is for speed
+    for module in (
+        leads,
+        features,
+        experiments,
+        predictions,
+    ):  # the other checks have their own cases: this is for speed
         monkeypatch.setattr(module, "load_suite", of_one_check)
     result = of_check(case.results(inputs), case.check)
     assert not result.passed

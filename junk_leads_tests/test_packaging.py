@@ -32,7 +32,7 @@ from junk_leads.home import Home
 CHECKOUT = Path(__file__).parents[1]
 PACKAGE = CHECKOUT / "junk_leads"
 PROJECT: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-HEAVY = {"dagster", "great_expectations", "lightgbm", "matplotlib", "mlflow", "pandas"}
+HEAVY = {"dagster", "great_expectations", "lightgbm", "matplotlib", "mlflow", "optuna", "pandas", "sklearn"}
 ASSETS = {  # and their jobs: the names that tables, suites and people's scripts go by
     "raw_leads": "data_pipeline",
     "cleaned_leads": "data_pipeline",
@@ -40,6 +40,7 @@ ASSETS = {  # and their jobs: the names that tables, suites and people's scripts
     "significant_levels": "training_pipeline",
     "encoded_features": "training_pipeline",
     "lightgbm_model": "training_pipeline",
+    "experiment_leaderboard": "experiment",
     "predictions": "inference_pipeline",
     "prediction_summary": "inference_pipeline",
 }

@@ -128,6 +128,25 @@ def plot_importance(features: Sequence[str], gains: np.ndarray, most: int = 20) 
     return _png(figure)
 
 
+def plot_leaderboard(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """The AUC of each learner of a leaderboard on both splits, with 95 % intervals, as bars, the best on top."""
+    figure = Figure(figsize=(8, 0.5 * len(rows) + 1.2), layout="constrained")
+    axes, places = figure.subplots(), np.arange(len(rows))
+    for split, title, offset in (("temporal", "last leads by time", -0.2), ("random", "random split", 0.2)):
+        aucs, low, high = (
+            np.array([row[f"{split}_auc{bound}"] for row in rows], dtype=float) for bound in ("", "_low", "_high")
+        )
+        errors = np.maximum([aucs - low, high - aucs], 0)
+        axes.barh(places + offset, aucs, height=0.38, xerr=errors, label=title)
+    least = min(min(row["temporal_auc_low"], row["random_auc_low"]) for row in rows)
+    axes.set_xlim(max(0.0, least - 0.05), 1.0)
+    axes.set_yticks(places, [row["title"] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("AUC on leads held out")
+    axes.legend(loc="lower right")
+    return _png(figure)
+
+
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)

@@ -5,7 +5,7 @@ What lives here: the training set, its refusals, and fitting. What does not: mea
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -57,11 +57,23 @@ class LabelledFeatures:
 
     def predicted_by(self, booster: "lgb.Booster", **options: Any) -> np.ndarray:
         """A booster's probabilities, shape (n,); each kind is predicted once."""
+        return self.predicted_with(lambda kinds: booster.predict(kinds, **options))
+
+    def predicted_with(self, predict: Callable[[np.ndarray], Any]) -> np.ndarray:
+        """Probabilities of the leads, shape (n,), from a function that gives those of kinds (k x f)."""
         present, place = np.unique(self.kind, return_inverse=True)
         if not len(present):
             return np.zeros(0)
-        probabilities: np.ndarray = np.asarray(booster.predict(self.kinds[present], **options))[place]
+        probabilities: np.ndarray = np.asarray(predict(self.kinds[present]))[place]
         return probabilities
+
+    def weighted_rows(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The leads as r rows of a kind and label with their number, or joint weight: (r x f), (r,), (r,).
+
+        `weights` (n,) are those of the leads. Fitted on these, a model is as fitted on the leads, many times as fast.
+        """
+        told, place = np.unique(self.kind * 2 + self.labels, return_inverse=True)
+        return self.kinds[told // 2], told % 2, np.bincount(place, weights=weights)
 
     @property
     def fingerprint(self) -> str:
@@ -184,11 +196,11 @@ def train_booster(data: LabelledFeatures, recipe: Recipe) -> "lgb.Booster":
 def _dataset(data: LabelledFeatures, weights: np.ndarray | None, parameters: Mapping[str, Any]) -> "lgb.Dataset":
     import lightgbm as lgb
 
-    told, place = np.unique(data.kind * 2 + data.labels, return_inverse=True)
+    rows, labels, joint = data.weighted_rows(weights)
     return lgb.Dataset(
-        data.kinds[told // 2],
-        label=told % 2,
-        weight=np.bincount(place, weights=weights),
+        rows,
+        label=labels,
+        weight=joint,
         feature_name=list(data.names),
         params=dict(parameters),
         free_raw_data=False,
