@@ -244,6 +244,14 @@ def _score(platform: "Platform", file: Path, out: Path | None) -> dict[str, Any]
 
 
 @app.command()
+def profile(drop: Annotated[str, typer.Argument(help="An accepted drop.")], as_json: Json = False) -> None:
+    """Write a page about every column of a drop's raw leads, below reports/; needs the extra `profile`."""
+    with _platform() as platform:
+        page = platform.profile(drop)
+    _print(as_json, {"drop": drop, "profile": str(page)}, f"{page}")
+
+
+@app.command()
 def generate(
     rows: Annotated[int, typer.Option(min=0, help="How many leads.")],
     out: Annotated[Path, typer.Option(help="The CSV to write.")],

@@ -21,7 +21,8 @@ from junk_leads.ledger import Delivery, Ledger, hand_over
 from junk_leads.registry import PRODUCTION, Registry, mlflow_quiet
 from junk_leads.steps.experimenting import learners
 from junk_leads.steps.gating import Verdict
-from junk_leads.warehouse import connect, has_table
+from junk_leads.steps.profiling import refuse_without_profiler, write_profile
+from junk_leads.warehouse import connect, has_table, rows_of
 
 Progress = Callable[[str], None]
 
@@ -146,6 +147,19 @@ class Platform:
         for name, png in promotion.plots(comparison, (version, other)).items():
             (folder / name).write_bytes(png)
         return text, folder, verdict
+
+    def profile(self, drop: str) -> Path:
+        """Write the data profile of an accepted drop's raw leads below `reports/`; returns the page.
+
+        Raises JunkLeadsError without the extra `profile`, DropUnknown for a drop that was not accepted.
+        """
+        refuse_without_profiler()
+        page = self.home.reports / f"{drop}.profile.html"
+        with connect(self.home.warehouse) as con:
+            leads = rows_of(con, "raw_leads", [drop]).df()
+        self.progress(f"profile of {drop}, {len(leads):,} leads")
+        write_profile(leads, f"Raw leads of {drop}", page)
+        return page
 
     def labelled_drops(self) -> set[str]:
         """The accepted drops that have labels."""
