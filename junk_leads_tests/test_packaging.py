@@ -41,6 +41,7 @@ ASSETS = {  # and their jobs: the names that tables, suites and people's scripts
     "encoded_features": "training_pipeline",
     "lightgbm_model": "training_pipeline",
     "experiment_leaderboard": "experiment",
+    "outcomes": "evaluation",
     "predictions": "inference_pipeline",
     "prediction_summary": "inference_pipeline",
 }
