@@ -343,7 +343,11 @@ def promote(
 
 
 @models_app.command()
-def compare(version: str, other: str, as_json: Json = False) -> None:
+def compare(
+    version: Annotated[str, typer.Argument(help="The challenger.")],
+    other: Annotated[str, typer.Argument(help="The champion, or any other version.")],
+    as_json: Json = False,
+) -> None:
     """Two versions side by side: data, metrics, the gate's verdict on the same leads, with plots, below reports/."""
     with _platform() as platform:
         text, folder, verdict = platform.compare(version, other)

@@ -171,6 +171,8 @@ class Platform:
             leads = rows_of(con, "raw_leads", [drop]).df()
         self.progress(f"profile of {drop}, {len(leads):,} leads")
         write_profile(leads, f"Raw leads of {drop}", page)
+        link = {"profile": dg.MetadataValue.url(page.as_uri())}
+        self.instance.report_runless_asset_event(dg.AssetObservation("raw_leads", partition=drop, metadata=link))
         return page
 
     def labelled_drops(self) -> set[str]:
