@@ -3,12 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: run test check bench bench-quality ui clean
+.PHONY: run test check coverage bench bench-quality ui clean
 
 run: $(INSTALLED)
 	$(BIN)/junk-leads demo
 
 test: $(INSTALLED) check
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+coverage: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 check: $(INSTALLED)
