@@ -128,13 +128,15 @@ class Inputs:
         made = self.con.sql(f"SELECT {cells}, '{{}}' AS parameters, 'a run' AS run_id FROM range({rows})")
         return experiments.experiment_leaderboard_checks(self._dirty(made, replace))
 
-    def trained(self, *, rows: int = 1000, ones: int = 500, leak: str = "", **metrics: float) -> Results:
-        """The checks of a model; `leak` is a feature that copies the label."""
+    def trained(
+        self, *, rows: int = 1000, ones: int = 500, leak: str = "", future: int = 0, **metrics: float
+    ) -> Results:
+        """The checks of a model; `leak` copies the label, `future` leads are of next week."""
+        created = np.arange(rows) + (np.arange(rows) < future) * (datetime.now().timestamp() + 7 * 86_400)
         labels = np.array([1] * ones + [0] * (rows - ones), dtype=np.int8)
         values = dict.fromkeys(ENCODER.features, np.zeros(rows, dtype=np.int8))
-        data = LabelledFeatures.of_table(
-            pa.table({**values, **({leak: labels} if leak else {})}), labels, np.arange(rows)
-        )
+        table = pa.table({**values, **({leak: labels} if leak else {})})
+        data = LabelledFeatures.of_table(table, labels, created)
         found = {"random_auc": 0.8, "temporal_auc": 0.8, **metrics}
         config = model.TrainingConfig()
         return [*model.data_checks(data, ENCODER, config), model._floor(found, config.lowest_auc)]
@@ -413,6 +415,13 @@ MODEL_DIRTY: dict[str, list[tuple[Callable[[Inputs], Results], str]]] = {
             "1,000 labelled leads (0 genuine, 1,000 junk) are too few to train on; expected at least 1,000 with 120 of "
             "each class; ingest more labelled drops",
         ),
+    ],
+    "no_lead_is_from_the_future": [
+        (
+            lambda i: i.trained(future=3),
+            "3 labelled leads were created after today, when their outcome could not be known; correct created_date, "
+            "and ingest their drops again",
+        )
     ],
     "no_column_copies_the_label": [
         (

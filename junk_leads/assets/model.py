@@ -6,6 +6,7 @@ not: fitting, measuring, tracking (`steps/training.py`, `steps/evaluation.py`, `
 
 import base64
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -35,6 +36,7 @@ from junk_leads.tracking import Logged, Training, log_training
 
 CHECKS = {
     "has_enough_labelled_leads": "There are enough labelled leads, and enough of each class, to learn from.",
+    "no_lead_is_from_the_future": "No labelled lead was created after today: its outcome could not be known.",
     "no_column_copies_the_label": "No single column tells the label (AUC below 0.99): one that does has leaked it.",
     "auc_is_above_the_floor": "On leads held out, the AUC is above the floor, and every metric is a number.",
 }
@@ -148,10 +150,19 @@ def data_checks(data: LabelledFeatures, encoder: Encoder, config: TrainingConfig
         told = {"labelled_leads": len(data), "genuine": ones, "junk": len(data) - ones}
         return [_result("has_enough_labelled_leads", False, str(refused), told)]
     told = {"labelled_leads": len(data), "genuine": ones, "junk": len(data) - ones}
+    tomorrow = datetime.now(UTC).timestamp() + 86_400  # the platform's clock may be ahead of this one's
+    future = int((data.created > tomorrow).sum())
     leaks = leaking_columns(data, encoder, leak_auc=model_settings()["leak_auc"])
     named = ", ".join(f"{column} (AUC {auc:.3f})" for column, auc in leaks.items())
     return [
         _result("has_enough_labelled_leads", True, "", told),
+        _result(
+            "no_lead_is_from_the_future",
+            not future,
+            f"{future:,} labelled leads were created after today, when their outcome could not be known; correct "
+            "created_date, and ingest their drops again",
+            {"leads_from_the_future": future},
+        ),
         _result(
             "no_column_copies_the_label",
             not leaks,
