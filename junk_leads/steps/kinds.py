@@ -40,7 +40,22 @@ def distinct_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which rows of a matrix (n x c, c may be 0) differ from each other, and which of those each of n rows is."""
     if not values.shape[1]:
         return np.zeros(min(1, len(values)), dtype=np.int64), np.zeros(len(values), dtype=np.int64)
-    values = np.ascontiguousarray(values)
-    whole = values.view(np.dtype((np.void, values.dtype.itemsize * values.shape[1]))).ravel()
-    _, first, place = np.unique(whole, return_index=True, return_inverse=True)
+    keys = _one_number(values)
+    if keys is None:
+        values = np.ascontiguousarray(values)
+        keys = values.view(np.dtype((np.void, values.dtype.itemsize * values.shape[1]))).ravel()
+    _, first, place = np.unique(keys, return_index=True, return_inverse=True)
     return first, place
+
+
+def _one_number(values: np.ndarray) -> np.ndarray | None:
+    """A whole number for each row, the same for the same rows only; None when 63 bits do not hold them."""
+    if not len(values):
+        return None
+    least = values.min(axis=0).astype(np.int64)
+    sizes = values.max(axis=0).astype(np.int64) - least + 1
+    if np.log2(sizes.astype(float)).sum() >= 63:
+        return None
+    places = np.concatenate([[1], np.cumprod(sizes[:-1])])
+    numbers: np.ndarray = (values - least) @ places
+    return numbers

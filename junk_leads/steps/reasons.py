@@ -50,14 +50,14 @@ def contributions(
     """
     sources = [encoder.sources[feature] for feature in encoder.features]
     columns = tuple(dict.fromkeys(sources))
-    column_of_feature = np.array([columns.index(source) for source in sources])
+    of_column = np.array([[source == column for column in columns] for source in sources], dtype=float)
+    values = kinds.astype(float)  # as LightGBM takes them, once for all trees
     grouped, base = np.zeros((len(kinds), len(columns))), np.zeros(len(kinds))
     for number, tree in enumerate(booster.dump_model()["tree_info"]):
         looked_at = np.array(sorted(_features_of(tree["tree_structure"])), dtype=int)
         first, place = distinct_rows(kinds[:, looked_at])
-        raw = np.asarray(booster.predict(kinds[first], pred_contrib=True, start_iteration=number, num_iteration=1))
-        for feature in looked_at:
-            grouped[:, column_of_feature[feature]] += raw[place, feature]
+        raw = np.asarray(booster.predict(values[first], pred_contrib=True, start_iteration=number, num_iteration=1))
+        grouped += (raw[:, looked_at] @ of_column[looked_at])[place]
         base += raw[place, -1]
     return grouped, columns, base
 
