@@ -101,33 +101,48 @@ def score_features(
             f"encoded_features are of encoder {found[0][0]}, version {model.version} takes {model.encoder.id} only; "
             f"materialise encoded_features for the champion first"
         )
-    columns = ", ".join(quoted(feature) for feature in model.encoder.features)
+    told: list[pa.Table] = []
+    kinds, kind = kinds_of_leads(_pieces(con, encoded, model.encoder, told), model.encoder.features)
+    predicted = _predicted(kinds, model)
+    if not told:
+        told = [encoded.limit(0).select(*IDENTITY).to_arrow_table()]
+    first = 0
+    for identities in told:
+        table = predicted.take(pa.array(kind[first : first + len(identities)]))
+        for place, name in enumerate(IDENTITY):
+            table = table.add_column(place, name, identities[name])
+        yield table
+        first += len(identities)
+
+
+def _pieces(
+    con: duckdb.DuckDBPyConnection, encoded: duckdb.DuckDBPyRelation, encoder: Encoder, told: list[pa.Table]
+) -> Iterator[pa.Table]:
+    """The features in pieces, in order of drop and lead number; `told` gets the identities of each."""
+    columns = ", ".join((*IDENTITY, *(quoted(feature) for feature in encoder.features)))
     for drop, most in con.sql("SELECT drop, max(lead_number) FROM encoded GROUP BY drop ORDER BY drop").fetchall():
         for first in range(0, most + 1, LEADS_AT_ONCE):
             piece = con.sql(
-                f"SELECT drop, lead_number, {columns} FROM encoded "
-                "WHERE drop = ? AND lead_number >= ? AND lead_number < ? ORDER BY lead_number",
+                f"SELECT {columns} FROM encoded WHERE drop = ? AND lead_number >= ? AND lead_number < ? "
+                "ORDER BY lead_number",
                 params=[drop, first, first + LEADS_AT_ONCE],
             ).to_arrow_table()
-            yield _predicted(piece, model)
+            told.append(piece.select(list(IDENTITY)))
+            yield piece
 
 
-def _predicted(piece: pa.Table, model: ScoringModel) -> pa.Table:
-    kinds, kind = kinds_of_leads([piece], model.encoder.features)
+def _predicted(kinds: np.ndarray, model: ScoringModel) -> pa.Table:
+    """What is predicted of each of k kinds of leads; each is predicted and explained once, however many leads it is."""
     probabilities = model.predict(kinds)
-    reasons = reasons_of(model.booster, model.encoder, model.settings["conversions"], kinds)
-    scored = {
+    columns = {
         "probability": model.tell(probabilities),
         "predicted_flag": (probabilities >= model.threshold).astype(np.int8),
         "score": score_of(probabilities),
         "grade": grade_of(probabilities, model.grades),
-        "reasons": np.array(reasons, dtype=object),
-        "model_version": np.full(len(kinds), model.version, dtype=object),
+        "reasons": reasons_of(model.booster, model.encoder, model.settings["conversions"], kinds),
+        "model_version": [model.version] * len(kinds),
     }
-    table = piece.select(["drop", "lead_number"])
-    for name, values in scored.items():
-        table = table.append_column(name, pa.array(np.asarray(values)[kind], PREDICTED_TYPES[name]))
-    return table
+    return pa.table({name: pa.array(values, PREDICTED_TYPES[name]) for name, values in columns.items()})
 
 
 def score_raw_leads(
@@ -139,8 +154,7 @@ def score_raw_leads(
     """
     cleaned = normalise(con, leads, schema)
     encoded = encode(con, cleaned, group_interactions(con, cleaned), model.encoder)
-    pieces = [*score_features(con, encoded, model)]
-    return pa.concat_tables(pieces or [_predicted(encoded.limit(0).to_arrow_table(), model)])
+    return pa.concat_tables([*score_features(con, encoded, model)])
 
 
 def write_scored_file(
