@@ -34,10 +34,9 @@ def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[
             *("--artifacts-destination", home.mlartifacts.as_uri(), "--workers", "1"),
         ],
     }
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a script's background job would pass on that it is ignored
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    # also SIGINT, which a script's background job would have the servers ignore
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, _stop_once)
     servers = {
         # a session of its own, so that everything a server starts is stopped with it
         name: subprocess.Popen([sys.executable, "-m", *command], env=environment, start_new_session=True)
@@ -58,6 +57,12 @@ def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[
     finally:
         for server in servers.values():
             _stop(server)
+
+
+def _stop_once(*_: object) -> None:
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.SIG_IGN)  # told twice to stop, nothing is left behind either
+    raise KeyboardInterrupt
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:
