@@ -18,7 +18,7 @@ import dagster as dg
 import duckdb
 
 from junk_leads.errors import JunkLeadsError
-from junk_leads.expectations import ROWS_AT_ONCE, Evidence, Suite, load_suite, validate
+from junk_leads.expectations import Evidence, Frame, Suite, load_suite, validate
 
 
 def check_specs(asset: str) -> list[dg.AssetCheckSpec]:
@@ -30,14 +30,14 @@ def check_specs(asset: str) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def evaluate(suite: Suite, frames: Mapping[str, Any]) -> list[dg.AssetCheckResult]:
-    """Run a suite over named frames (DuckDB relations or pandas frames), a result for each check.
+def evaluate(suite: Suite, frames: Mapping[str, Frame]) -> list[dg.AssetCheckResult]:
+    """Run a suite over named frames, a result for each check.
 
     Checks that look only at frames that are not at hand are left out.
     """
     started = time.perf_counter()
     expectations = tuple(e for e in suite.expectations if e.on in frames)
-    evidence = validate(expectations, {name: _pieces(frame) for name, frame in frames.items()})
+    evidence = validate(expectations, frames)
     checks = dict.fromkeys(e.check for e in expectations)
     results = [check_result(suite, check, [x for x in evidence if x.expectation.check == check]) for check in checks]
     seconds = dg.MetadataValue.float((time.perf_counter() - started) / max(len(results), 1))
@@ -115,20 +115,6 @@ def refusal(results: list[dg.AssetCheckResult]) -> str | None:
     if not failed:
         return None
     return "; ".join(f"{r.check_name}: {r.description}" for r in failed)
-
-
-def _pieces(frame: Any) -> Any:
-    def of_relation() -> Iterator[Any]:
-        # a relation is read in pieces, so that a frame larger than memory never stands in pandas
-        reader = frame.to_arrow_reader(ROWS_AT_ONCE)
-        empty = True
-        for batch in reader:
-            empty = False
-            yield batch.to_pandas()
-        if empty:
-            yield reader.schema.empty_table().to_pandas()
-
-    return of_relation if isinstance(frame, duckdb.DuckDBPyRelation) else lambda: iter([frame])
 
 
 def stage(con: duckdb.DuckDBPyConnection, name: str, relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:

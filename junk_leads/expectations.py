@@ -16,17 +16,22 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import duckdb
+import numpy as np
 
 from junk_leads.reference import lead_schema, read_text
+from junk_leads.steps.cleaning import quoted
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLES = 20
-ROWS_AT_ONCE = 1_000_000
+
+Frame: TypeAlias = duckdb.DuckDBPyRelation | tuple[str, ...]  # rows, or the names of columns alone
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Evidence:
 
     `observed` is the observed value of a table expectation, and what there is of a column: its range where
     a range is expected, else the number of values. `unexpected_count`, `unexpected_share` (0 to 1, of the
-    values looked at) and up to 20 `examples` are those of a column expectation.
+    values looked at) and up to 20 different `examples` are those of a column expectation.
     """
 
     expectation: Expectation
@@ -103,65 +108,60 @@ def _fact(value: Any, facts: Mapping[str, Any]) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def validate(
-    expectations: tuple[Expectation, ...], frames: Mapping[str, "Callable[[], Iterator[pd.DataFrame]]"]
-) -> list[Evidence]:
-    """Run expectations over the frames they name, each frame delivered in pieces of many rows.
+def validate(expectations: tuple[Expectation, ...], frames: Mapping[str, Frame]) -> list[Evidence]:
+    """Run expectations over the frames they name; returns the evidence in the order of `expectations`.
 
-    Column expectations add up over the pieces; a table expectation (columns, row count) sees the
-    frame's columns and its whole length. Returns the evidence in the order of `expectations`.
+    A column's expectations see each distinct value once, and what they find is counted in rows, so rows stay inside
+    DuckDB, however many they are; a table's (columns, row count) see its columns and its length.
     """
     found: dict[int, Evidence] = {}
-    for name in {e.on for e in expectations}:
-        mine = [e for e in expectations if e.on == name]
-        for e, evidence in zip(mine, _validate_frame(mine, frames[name]()), strict=True):
-            found[id(e)] = evidence
+    for name, column in dict.fromkeys((e.on, e.kwargs.get("column")) for e in expectations):
+        mine = [e for e in expectations if (e.on, e.kwargs.get("column")) == (name, column)]
+        seen = _of_column(mine, frames[name], column) if column else _of_table(mine, frames[name])
+        found |= {id(e): evidence for e, evidence in zip(mine, seen, strict=True)}
     return [found[id(e)] for e in expectations]
 
 
-def _validate_frame(expectations: list[Expectation], pieces: "Iterator[pd.DataFrame]") -> list[Evidence]:
+def _of_table(expectations: list[Expectation], frame: Frame) -> Iterator[Evidence]:
     import pandas as pd
 
-    by_column = [e for e in expectations if "_table_" not in e.type]
-    by_table = [e for e in expectations if "_table_" in e.type]
-    results: dict[int, list[dict[str, Any]]] = {id(e): [] for e in expectations}
-    ranges: dict[str, list[float]] = {e.kwargs["column"]: [] for e in by_column if e.type.endswith("_be_between")}
-    columns: list[str] = []
-    length = 0
-    for piece in pieces:
-        columns, length = list(piece.columns), length + len(piece)
-        for e, result in zip(by_column, _run(by_column, piece), strict=True):
-            results[id(e)].append(result)
-        for name, ends in ranges.items():
-            ends += [float(end) for end in (piece[name].min(), piece[name].max()) if pd.notna(end)]
+    columns, length = (frame, 0) if isinstance(frame, tuple) else (frame.columns, len(frame))
     heads, lengths = pd.DataFrame(columns=columns), pd.DataFrame(index=pd.RangeIndex(length))
-    for frame, mine in (
-        (lengths, [e for e in by_table if "row_count" in e.type]),
-        (heads, [e for e in by_table if "row_count" not in e.type]),
-    ):
-        for e, result in zip(mine, _run(mine, frame), strict=True):
-            results[id(e)].append(result)
-    return [_evidence(e, results[id(e)], ranges.get(e.kwargs.get("column", ""), [])) for e in expectations]
+    for e in expectations:
+        (found,) = _run([e], lengths if "row_count" in e.type else heads)
+        observed = found["result"].get("details", {}).get("mismatched") or found["result"].get("observed_value")
+        yield Evidence(e, bool(found["success"]), observed)
 
 
-def _evidence(expectation: Expectation, results: list[dict[str, Any]], ends: list[float]) -> Evidence:
-    if "_table_" in expectation.type or not results:
-        result: dict[str, Any] = results[0] if results else {"success": True, "result": {}}
-        found = result["result"]
-        observed = found.get("details", {}).get("mismatched") or found.get("observed_value")
-        return Evidence(expectation, bool(result["success"]), observed)
-    elements = sum(r["result"].get("element_count", 0) for r in results)
-    missing = sum(r["result"].get("missing_count", 0) or 0 for r in results)
-    unexpected = sum(r["result"].get("unexpected_count", 0) for r in results)
-    looked_at = max(elements - missing, 0)
-    share = unexpected / looked_at if looked_at else 0.0
-    examples = [x for r in results for x in r["result"].get("partial_unexpected_list", [])][:EXAMPLES]
-    mostly = float(expectation.kwargs.get("mostly", 1.0))
-    observed = f"{looked_at:,} values"
-    if ends and expectation.type.endswith("_be_between"):
-        observed = " to ".join(f"{end:,.10g}" for end in dict.fromkeys((min(ends), max(ends))))
-    passed = all(r["success"] for r in results) if len(results) == 1 else 1.0 - share >= mostly
-    return Evidence(expectation, bool(passed), observed, elements, unexpected, share, tuple(examples))
+def _of_column(expectations: list[Expectation], frame: Frame, column: str) -> Iterator[Evidence]:
+    values, rows = _distinct_values(expectations, frame, column)
+    for e, found in zip(expectations, _run(expectations, values), strict=True):
+        result = found["result"]
+        elements = int(rows.sum())
+        missing = int(rows[values[column].isna()].sum()) if "missing_count" in result else 0
+        unexpected = int(rows[result["unexpected_index_list"] or []].sum())
+        share = unexpected / max(elements - missing, 1)
+        observed = f"{elements - missing:,} values"
+        if e.type.endswith("_be_between") and values[column].notna().any():
+            ends = (float(values[column].min()), float(values[column].max()))
+            observed = " to ".join(f"{end:,.10g}" for end in dict.fromkeys(ends))
+        passed = 1.0 - share >= float(e.kwargs.get("mostly", 1.0))
+        yield Evidence(e, passed, observed, elements, unexpected, share, tuple(result["partial_unexpected_list"]))
+
+
+def _distinct_values(
+    expectations: list[Expectation], frame: Frame, column: str
+) -> tuple["pd.DataFrame", "np.ndarray[Any, Any]"]:
+    """A column's d distinct values, a missing one last, as a frame of that column, and how many rows have each (d,)."""
+    import pandas as pd
+
+    if isinstance(frame, tuple) or column not in frame.columns:
+        return pd.DataFrame(columns=[]), np.zeros(0, dtype=np.int64)  # it is Great Expectations that says so
+    cell = quoted(column)
+    differing = f"{cell} IS NULL" if all(e.type.endswith("_not_be_null") for e in expectations) else cell
+    told = frame.aggregate(f"any_value({cell}) AS value, count(*) AS row_count", differing).order("value")
+    table = told.to_arrow_table()
+    return table.select(["value"]).to_pandas().set_axis([column], axis=1), table["row_count"].to_numpy()
 
 
 def _run(expectations: list[Expectation], frame: "pd.DataFrame") -> list[dict[str, Any]]:
@@ -182,7 +182,7 @@ def _run(expectations: list[Expectation], frame: "pd.DataFrame") -> list[dict[st
         ],
     )
     result = batch.validate(
-        suite, result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES}
+        suite, result_format={"result_format": "COMPLETE", "partial_unexpected_count": EXAMPLES}
     ).to_json_dict()
     by_row = {r["expectation_config"]["meta"]["row"]: r for r in result["results"]}
     for row, r in by_row.items():

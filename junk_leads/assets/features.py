@@ -106,7 +106,7 @@ def encoded_features_checks(
         "consumer:blocks": tuple(encoder.blocks),
     }
     frames: dict[str, Any] = {
-        "header": encoded.limit(0),
+        "header": tuple(encoded.columns),
         "account": accounting.one_row(con, rows_unaccounted=abs(leads - accounting.count(encoded))),
     }
     if set(encoder.features) <= set(encoded.columns):

@@ -13,7 +13,7 @@ import duckdb
 from junk_leads.assets import declared, lineage
 from junk_leads.checks import check_result, evaluate, plain_failures, publish, refusal, stage
 from junk_leads.errors import DropRefused
-from junk_leads.expectations import Evidence, load_suite
+from junk_leads.expectations import Evidence, Frame, load_suite
 from junk_leads.io_managers import Warehouse
 from junk_leads.ledger import Delivery, content_of
 from junk_leads.reference import interaction_groups as groups_of_interactions
@@ -71,9 +71,9 @@ def _read(con: duckdb.DuckDBPyConnection, delivery: Delivery) -> tuple[Reading, 
 
 def raw_leads_checks(con: duckdb.DuckDBPyConnection, reading: Reading) -> list[dg.AssetCheckResult]:
     """The checks of raw_leads, over a file as read."""
-    frames = {
-        "header": _header_frame(reading.header),
-        "known_header": _header_frame((*SCHEMA.names, *reading.ignored)),
+    frames: dict[str, Frame] = {
+        "header": _named(reading.header),
+        "known_header": _named((*SCHEMA.names, *reading.ignored)),
         "account": accounting.one_row(
             con,
             rows_rejected=reading.rows_rejected,
@@ -85,10 +85,8 @@ def raw_leads_checks(con: duckdb.DuckDBPyConnection, reading: Reading) -> list[d
     return evaluate(load_suite("raw_leads"), frames)
 
 
-def _header_frame(names: tuple[str, ...]) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame(columns=[name for name in names if name])
+def _named(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(filter(None, names))
 
 
 def _refused_result(delivery: Delivery, refused: DropRefused) -> dg.AssetCheckResult:
@@ -98,7 +96,7 @@ def _refused_result(delivery: Delivery, refused: DropRefused) -> dg.AssetCheckRe
         header = read_header(delivery.path)
     except (DropRefused, OSError):
         header = ()
-    results = evaluate(suite, {"header": _header_frame(header)})
+    results = evaluate(suite, {"header": _named(header)})
     if results[0].passed:  # the columns are there: something else is wrong with the file
         expectation = suite.of_check("has_every_required_column")[0]
         results = [check_result(suite, expectation.check, [Evidence(expectation, False, str(refused))])]
@@ -171,7 +169,7 @@ def cleaned_leads_checks(
         rows_unaccounted=abs(delivered - duplicates - accounting.count(cleaned)),
         duplicate_share=duplicates / max(delivered, 1),
     )
-    frames = {
+    frames: dict[str, Frame] = {
         "rows": accounting.narrow_rows(con, cleaned, SCHEMA),
         "interactions": accounting.counted_interactions(con, cleaned, SCHEMA),
         "account": account,
@@ -201,7 +199,7 @@ def interaction_groups_checks(
 ) -> list[dg.AssetCheckResult]:
     """The checks of interaction_groups, made from these cleaned leads."""
     unaccounted = abs(accounting.count(groups) - accounting.count(leads))
-    frames = {
+    frames: dict[str, Frame] = {
         "rows": groups,
         "differences": accounting.sum_differences(con, groups, leads, SCHEMA),
         "account": accounting.one_row(con, rows_unaccounted=unaccounted),
