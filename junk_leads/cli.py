@@ -4,6 +4,7 @@ What lives here: the commands and how they speak. What does not: the work, which
 the UI launch (`launching.py`). Exit codes: 0 done, 1 refused or failed (one plain line on stderr), 2 wrong usage.
 """
 
+import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -409,6 +410,8 @@ def ui(
 
 def main() -> None:
     """Run a command; an expected error is one line on stderr and exit code 1."""
+    # millions of objects that stay come with the libraries: looking through them again and again is 1 s of 15
+    gc.set_threshold(100_000, 50, 100)
     try:
         app()
     except JunkLeadsError as error:

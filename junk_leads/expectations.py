@@ -18,6 +18,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import duckdb
@@ -168,13 +169,11 @@ def _run(expectations: list[Expectation], frame: "pd.DataFrame") -> list[dict[st
     """Great Expectations' own results on one frame held in memory, as JSON values."""
     if not expectations:
         return []
-    gx = _great_expectations()
+    batch = _batches().get_batch(batch_parameters={"dataframe": frame})
+    from great_expectations import ExpectationSuite
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
-    batch = context.data_sources.pandas_default.read_dataframe(frame)
-    suite = gx.ExpectationSuite(
+    suite = ExpectationSuite(
         name="suite",
         expectations=[
             ExpectationConfiguration(type=e.type, kwargs=dict(e.kwargs), meta={"row": row}).to_domain_obj()
@@ -195,11 +194,15 @@ def _run(expectations: list[Expectation], frame: "pd.DataFrame") -> list[dict[st
     return [by_row[row] for row in range(len(expectations))]
 
 
-def _great_expectations() -> Any:
-    """Great Expectations, imported late (3 s) and told not to call home."""
+@cache
+def _batches() -> Any:
+    """Great Expectations, imported late (3 s) and told not to call home, ready to take frames."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # its own imports of marshmallow
         import great_expectations
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    return great_expectations
+    context = great_expectations.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    asset = context.data_sources.add_pandas("leads").add_dataframe_asset("frame")
+    return asset.add_batch_definition_whole_dataframe("whole")

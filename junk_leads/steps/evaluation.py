@@ -4,7 +4,8 @@ What lives here: splits, metrics with their bootstrap intervals, slices, gains, 
 does not: learning a model (`validation.py`), comparing two (`gating.py`) and plots (`plots.py`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -274,17 +275,22 @@ def evaluate(
     the calibration, threshold and adapting trees are chosen without the leads they are measured on. `share` (0 to 1)
     of the leads are held out.
     """
-    splits, (random, temporal) = {}, (random_split(data, share, seed), temporal_split(data, share))
-    for split, folds in ((random, random_folds), (temporal, weekly_folds)):
-        train, test = data.take(split.train), data.take(split.test)
-        judged = learn(train, recipe, folds(train), aim)
+    random, temporal = random_split(data, share, seed), temporal_split(data, share)
+    with ThreadPoolExecutor() as pool:  # LightGBM takes one core each, for its bytes not to depend on their number
+        learning = {
+            split.name: pool.submit(_learn_from, data.take(split.train), recipe, folds, aim)
+            for split, folds in ((random, random_folds), (temporal, weekly_folds))
+        }
+        model = learn(data, recipe, weekly_folds(data), aim)
+    splits = {}
+    for split in (random, temporal):
+        judged, test = learning[split.name].result(), data.take(split.test)
         probabilities = judged.predict(test)
         splits[split.name] = measure(test.labels, probabilities, judged.threshold)
-        splits[split.name] |= _of_population(test.labels, probabilities, train, aim)
-    model = learn(data, recipe, weekly_folds(data), aim)
+        splits[split.name] |= _of_population(test.labels, probabilities, judged.share, aim)
     labels = data.labels[model.validated]
     splits["rolling"] = measure(labels, model.validation, model.threshold)
-    splits["rolling"] |= _of_population(labels, model.validation, data, aim)
+    splits["rolling"] |= _of_population(labels, model.validation, model.share, aim)
     weeks = {
         name: measure(labels[model.fold == number], model.validation[model.fold == number], model.threshold)
         for number, name in enumerate(model.folds)
@@ -300,12 +306,16 @@ def evaluate(
     return Evaluated(model, judged, report, temporal.test, probabilities)
 
 
-def _of_population(
-    labels: np.ndarray, probabilities: np.ndarray, train: LabelledFeatures, aim: Aim
-) -> dict[str, Interval]:
+def _learn_from(
+    train: LabelledFeatures, recipe: Recipe, folds: Callable[[LabelledFeatures], list[Fold]], aim: Aim
+) -> Learned:
+    return learn(train, recipe, folds(train), aim)
+
+
+def _of_population(labels: np.ndarray, probabilities: np.ndarray, share: float, aim: Aim) -> dict[str, Interval]:
     """The mean that probabilities corrected for the true share have over leads weighted to that share."""
     if aim.true_share is None:
         return {}
-    told = correct_base_rate(probabilities, float(train.labels.mean()), aim.true_share)
+    told = correct_base_rate(probabilities, share, aim.true_share)
     mean = float(np.average(told, weights=population_weights(labels, aim.true_share)))
     return {"corrected_mean": Interval(mean, mean, mean)}

@@ -6,13 +6,15 @@ importance. What does not: the numbers behind them (`evaluation.py`).
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from junk_leads.steps.evaluation import BINS, Evaluated
 from junk_leads.steps.training import LabelledFeatures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def plot_evaluation(evaluated: Evaluated, data: LabelledFeatures) -> dict[str, bytes]:
@@ -58,7 +60,7 @@ def plot_holdout(labels: np.ndarray, probabilities: np.ndarray, threshold: float
         ("confusion_matrix", ConfusionMatrixDisplay, flags, {"display_labels": ["junk", "genuine"], "colorbar": False}),
         ("reliability", CalibrationDisplay, probabilities, {"n_bins": BINS}),
     ):
-        figure = Figure(figsize=(5, 4), layout="constrained")
+        figure = _figure((5, 4))
         display.from_predictions(labels, values, ax=figure.subplots(), **options)
         plots[f"{name}.png"] = _png(figure)
     return plots
@@ -74,7 +76,7 @@ def plot_side_by_side(models: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> di
         ("roc_curve", RocCurveDisplay, {}),
         ("reliability", CalibrationDisplay, {"n_bins": BINS}),
     ):
-        figure = Figure(figsize=(5, 4), layout="constrained")
+        figure = _figure((5, 4))
         axes = figure.subplots()
         for model, (labels, probabilities) in models.items():
             display.from_predictions(labels, probabilities, ax=axes, name=model, **options)
@@ -104,7 +106,7 @@ def _curve(
     diagonal: bool = False,
     mark: float | None = None,
 ) -> bytes:
-    figure = Figure(figsize=(5, 4), layout="constrained")
+    figure = _figure((5, 4))
     axes = figure.subplots()
     for name, x, y in lines:
         axes.plot(x, y, marker="." if len(x) < 20 else None, label=name)
@@ -121,7 +123,7 @@ def _curve(
 def plot_importance(features: Sequence[str], gains: np.ndarray, most: int = 20) -> bytes:
     """The features with the largest total gain, as bars."""
     strongest = np.argsort(gains, kind="stable")[-most:]
-    figure = Figure(figsize=(7, 0.28 * len(strongest) + 1), layout="constrained")
+    figure = _figure((7, 0.28 * len(strongest) + 1))
     axes = figure.subplots()
     axes.barh([features[place] for place in strongest], gains[strongest])
     axes.set_xlabel("total gain")
@@ -130,7 +132,7 @@ def plot_importance(features: Sequence[str], gains: np.ndarray, most: int = 20) 
 
 def plot_leaderboard(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """The AUC of each learner of a leaderboard on both splits, with 95 % intervals, as bars, the best on top."""
-    figure = Figure(figsize=(8, 0.5 * len(rows) + 1.2), layout="constrained")
+    figure = _figure((8, 0.5 * len(rows) + 1.2))
     axes, places = figure.subplots(), np.arange(len(rows))
     for split, title, offset in (("temporal", "last leads by time", -0.2), ("random", "random split", 0.2)):
         aucs, low, high = (
@@ -147,7 +149,13 @@ def plot_leaderboard(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return _png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def _figure(size: tuple[float, float]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
+
+
+def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     return buffer.getvalue()

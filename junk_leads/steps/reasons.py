@@ -46,27 +46,29 @@ def contributions(
     """Contributions to the log-odds by original column: (k x c), the c columns, and the base (k,).
 
     They are LightGBM's own (TreeSHAP), which are dear: each tree explains only those of the k kinds of leads (k x f)
-    that differ in the features it looks at. The columns' contributions and the base sum to the booster's raw score.
+    that it tells apart. The columns' contributions and the base sum to the booster's raw score.
     """
-    sources = [encoder.sources[feature] for feature in encoder.features]
-    columns = tuple(dict.fromkeys(sources))
-    of_column = np.array([[source == column for column in columns] for source in sources], dtype=float)
-    values = kinds.astype(float)  # as LightGBM takes them, once for all trees
-    grouped, base = np.zeros((len(kinds), len(columns))), np.zeros(len(kinds))
+    columns = tuple(dict.fromkeys(encoder.sources[feature] for feature in encoder.features))
+    column = np.array([columns.index(encoder.sources[feature]) for feature in encoder.features])
+    by_feature, values = np.ascontiguousarray(kinds.T), kinds.astype(float)  # LightGBM would make them anew each time
+    grouped, base = np.zeros((len(columns), len(kinds))), np.zeros(len(kinds))
     for number, tree in enumerate(booster.dump_model()["tree_info"]):
-        looked_at = np.array(sorted(_features_of(tree["tree_structure"])), dtype=int)
-        first, place = distinct_rows(kinds[:, looked_at])
+        features, thresholds = np.array(sorted(_splits_of(tree["tree_structure"]))).reshape(-1, 2).T
+        looked_at = features.astype(int)
+        first, place = distinct_rows((by_feature[looked_at] <= thresholds[:, None]).T)
         raw = np.asarray(booster.predict(values[first], pred_contrib=True, start_iteration=number, num_iteration=1))
-        grouped += (raw[:, looked_at] @ of_column[looked_at])[place]
+        for feature in np.unique(looked_at):
+            grouped[column[feature]] += raw[place, feature]
         base += raw[place, -1]
-    return grouped, columns, base
+    return grouped.T, columns, base
 
 
-def _features_of(node: Mapping[str, Any]) -> set[int]:
-    """The features that a tree looks at, by their place."""
+def _splits_of(node: Mapping[str, Any]) -> set[tuple[int, float]]:
+    """The features that a tree looks at, by their place, each with a threshold."""
     if "split_feature" not in node:
         return set()
-    return {node["split_feature"], *_features_of(node["left_child"]), *_features_of(node["right_child"])}
+    split = (node["split_feature"], node["threshold"])
+    return {split, *_splits_of(node["left_child"]), *_splits_of(node["right_child"])}
 
 
 def conversions(data: "LabelledFeatures", encoder: Encoder) -> dict[str, float]:
