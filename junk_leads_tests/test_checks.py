@@ -88,11 +88,20 @@ class Inputs:
         made = group_interactions(self.con, cleaned).filter(keep)
         return leads.interaction_groups_checks(self.con, self._dirty(made, replace), cleaned)
 
-    def encoded(self, replace: str = "", *, columns: str = "*", encoder: Encoder = ENCODER, leads: int = 2) -> Results:
+    def encoded(
+        self,
+        replace: str = "",
+        *,
+        columns: str = "*",
+        encoder: Encoder = ENCODER,
+        leads: int = 2,
+        usual: float | None = None,
+    ) -> Results:
         cleaned = clean(self.con, leads_of(self.con, {}, {"syllabus": 2}), SCHEMA)
         made = encode(self.con, cleaned, group_interactions(self.con, cleaned), encoder)
         made = self._dirty(made, replace).select(columns)
-        return features.encoded_features_checks(self.con, made, ENCODER, leads)
+        others = None if usual is None else dict.fromkeys(ENCODER.levels, usual)
+        return features.encoded_features_checks(self.con, made, ENCODER, leads, others)
 
     def levels(self, replace: str = "", *, rows: int = 2) -> Results:
         made = self.con.sql(
@@ -308,6 +317,15 @@ DIRTY = [
                     lambda i, feature=block[-1]: i.encoded(f"5 AS {feature}"),
                 )
                 for column, block in ENCODER.blocks.items()
+            ),
+            *(
+                (
+                    *("others_are_as_in_training", BETWEEN, column, "WARN"),
+                    lambda i, feature=ENCODER.blocks[column][-1]: i.encoded(
+                        f"1::TINYINT AS {feature}", leads=100, usual=0.89
+                    ),
+                )
+                for column in ENCODER.levels
             ),
             (
                 *("has_no_missing_values", BETWEEN, "missing_features", "ERROR"),
@@ -710,6 +728,17 @@ def test_an_expectation_that_cannot_run_is_an_error_and_no_passed_check(con: duc
     missing = (Expectation("c", BETWEEN, {"column": "absent", "min_value": 1}),)
     with pytest.raises(ValueError, match=r"^c: expect_column_values_to_be_between could not run: .*absent"):
         validate(missing, {"rows": con.sql("SELECT 1 AS x")})
+
+
+@pytest.mark.parametrize(
+    ("leads", "usual", "passed"), [(100, 0.89, False), (100, 0.91, True), (99, 0.1, True), (100, None, True)]
+)
+def test_levels_that_the_model_does_not_know_are_told_when_there_are_many_more_than_in_training(
+    inputs: Inputs, leads: int, usual: float | None, passed: bool
+) -> None:
+    results = inputs.encoded("1::TINYINT AS city_mapped_others", leads=leads, usual=usual)
+    (city,) = (row for row in evidence(of_check(results, "others_are_as_in_training")) if row.column == "city_mapped")
+    assert (city.passed == "yes", city.observed) == (passed, "1")
 
 
 # Values are inert

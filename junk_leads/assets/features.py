@@ -4,7 +4,7 @@ What lives here: the assets significant_levels and encoded_features. What does n
 encoding (`steps/levels.py`, `steps/encoding.py`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -16,7 +16,7 @@ from junk_leads.checks import evaluate, plain_failures, publish, stage
 from junk_leads.errors import TrainingRefused
 from junk_leads.expectations import load_suite
 from junk_leads.io_managers import Warehouse
-from junk_leads.reference import INTERACTION_GROUPS
+from junk_leads.reference import INTERACTION_GROUPS, model_settings
 from junk_leads.resources import HomeResource
 from junk_leads.steps import accounting
 from junk_leads.steps.encoding import IDENTITY, LEVEL_COLUMNS, Encoder, encode
@@ -82,25 +82,40 @@ def encoded_features(
     with plain_failures():
         con = warehouse.connection()
         if config.consumer is Consumer.TRAINING:
-            encoder = Encoder.of_table(rows_of(con, "significant_levels"))
+            encoder, usual_others = Encoder.of_table(rows_of(con, "significant_levels")), None
         else:
-            encoder = home.registry.champion().encoder
+            model = home.registry.champion()
+            encoder, usual_others = model.encoder, model.settings["shares_of_others"]
         encoded = stage(con, "encoded_features", encode(con, cleaned_leads, interaction_groups, encoder))
-        results = encoded_features_checks(con, encoded, encoder, accounting.count(cleaned_leads))
+        leads = accounting.count(cleaned_leads)
+        results = encoded_features_checks(con, encoded, encoder, leads, usual_others)
+        others = accounting.shares_of_others(con, encoded, encoder).fetchall()[0]
         metadata = {
             "encoder_id": encoder.id,
             "consumer": config.consumer.value,
             "features": len(encoder.features),
+            "leads_with_others": {column: round(x * leads) for column, x in zip(encoder.levels, others, strict=True)},
             "dagster/column_lineage": _lineage(encoder),
         }
         yield from publish(encoded, results, metadata)
 
 
 def encoded_features_checks(
-    con: duckdb.DuckDBPyConnection, encoded: duckdb.DuckDBPyRelation, encoder: Encoder, leads: int
+    con: duckdb.DuckDBPyConnection,
+    encoded: duckdb.DuckDBPyRelation,
+    encoder: Encoder,
+    leads: int,
+    usual_others: Mapping[str, float] | None = None,
 ) -> list[dg.AssetCheckResult]:
-    """The checks of encoded_features for a consumer with this encoder; `leads` cleaned leads came in."""
+    """The checks of encoded_features for a consumer with this encoder; `leads` cleaned leads came in.
+
+    `usual_others` are the shares of `others` in the consumer's training, by column; None while it is trained.
+    """
+    most = dict.fromkeys(encoder.levels, 1.0)
+    if usual_others and leads >= accounting.TELLING_DROP:
+        most = {column: min(1.0, share + model_settings()["others_band"]) for column, share in usual_others.items()}
     facts = {
+        **{f"most_others:{column}": share for column, share in most.items()},
         "consumer:columns": (*IDENTITY, *encoder.features),
         "consumer:encoder_id": (encoder.id,),
         "consumer:blocks": tuple(encoder.blocks),
@@ -111,6 +126,7 @@ def encoded_features_checks(
     }
     if set(encoder.features) <= set(encoded.columns):
         frames["rows"] = accounting.block_sums(con, encoded, encoder)
+        frames["others"] = accounting.shares_of_others(con, encoded, encoder)
     return evaluate(load_suite("encoded_features", facts), frames)
 
 

@@ -131,6 +131,9 @@ def lightgbm_model(
                 "grades": settings["grades"],
                 "share_of_ones": metrics["temporal_share_of_ones"],
                 "conversions": conversions(data, encoder),
+                "shares_of_others": {
+                    column: float(data.column(encoder.blocks[column][-1]).mean()) for column in encoder.levels
+                },
             },
             config.recipe().as_parameters(),
             dict(sorted(counted.fetchall())),

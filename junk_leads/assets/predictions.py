@@ -25,7 +25,6 @@ from junk_leads.steps.summary import summarise, summary_markdown, summary_text
 from junk_leads.warehouse import rows_of
 
 GROUP = "inference_pipeline"
-_TELLING_DROP = 100  # leads; a smaller drop may well be scored all alike
 
 
 @dg.asset(**declared("predictions", GROUP, {"duckdb", "lightgbm"}))
@@ -78,7 +77,7 @@ def predictions_checks(
     account = accounting.one_row(
         con,
         rows_unaccounted=abs(leads - rows),
-        distinct_probabilities=distinct if rows >= _TELLING_DROP else 2,
+        distinct_probabilities=distinct if rows >= accounting.TELLING_DROP else 2,
     )
     return evaluate(load_suite("predictions"), {"rows": scored, "account": account})
 
@@ -118,7 +117,7 @@ def prediction_summary_checks(
     account = accounting.one_row(
         con,
         shares_unaccounted=abs(shares - 1) if leads else 0,
-        distance_in_bands=distance if leads >= _TELLING_DROP else 0,
+        distance_in_bands=distance if leads >= accounting.TELLING_DROP else 0,
     )
     return evaluate(load_suite("prediction_summary"), {"account": account})
 

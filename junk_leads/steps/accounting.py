@@ -10,6 +10,8 @@ from junk_leads.reference import INTERACTION_GROUPS, LeadSchema
 from junk_leads.steps.cleaning import quoted
 from junk_leads.steps.encoding import Encoder
 
+TELLING_DROP = 100  # leads; the shares of a smaller drop tell little
+
 
 def narrow_rows(
     con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation, schema: LeadSchema
@@ -76,6 +78,14 @@ def block_sums(
         f"SELECT encoder_id, {sums}, ({everything} IS NULL)::TINYINT AS missing_features, "
         f"least({', '.join(map(quoted, plain))}) AS smallest_feature FROM encoded"
     )
+
+
+def shares_of_others(
+    con: duckdb.DuckDBPyConnection, encoded: duckdb.DuckDBPyRelation, encoder: Encoder
+) -> duckdb.DuckDBPyRelation:
+    """One row: for each column of levels the share of leads (0 to 1) whose level is missing or not the encoder's."""
+    cells = (f"coalesce(avg({quoted(encoder.blocks[column][-1])}), 0) AS {quoted(column)}" for column in encoder.levels)
+    return con.sql(f"SELECT {', '.join(cells)} FROM encoded")
 
 
 def count(relation: duckdb.DuckDBPyRelation) -> int:
