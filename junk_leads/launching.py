@@ -71,6 +71,10 @@ class Platform:
             )
         if not result.success:
             raise JunkLeadsError(failure_line(result.all_events, result.run_id))
+        for check in result.get_asset_check_evaluations():
+            if not check.passed:
+                where = f"{check.asset_key.to_user_string()}, {check.check_name}"
+                self.progress(f"a check warns ({where}); expected: {check.description}")
 
     def process(self, file: Path, job: str) -> Delivery:
         """Hand a file over and run a job on its drop; returns its delivery. Raises JunkLeadsError."""

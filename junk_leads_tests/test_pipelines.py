@@ -373,6 +373,23 @@ def test_the_encoder_keeps_ninety_percent_and_features_and_sums_are_of_every_lea
     )
 
 
+def test_fault_31_a_drop_of_many_levels_never_seen_is_scored_with_a_warning_and_they_are_counted(
+    junk_leads: CLI, trained_home: Home, trained: Trained, tmp_path: Path
+) -> None:
+    unseen = with_cells(read_table(trained.new), "first_platform_c", dict.fromkeys(range(2, 202), "Level99"))
+    done = junk_leads("score", write(tmp_path / "strange.csv", unseen))
+    assert (done.code, done.failures) == (0, [])
+    (warning,) = (line for line in done.err.splitlines() if "warns" in line)
+    assert warning.startswith("… a check warns (encoded_features, others_are_as_in_training); expected: No column ")
+    with dg.DagsterInstance.from_config(str(trained_home.dagster)) as instance:
+        (event,) = instance.fetch_materializations(dg.AssetKey("encoded_features"), limit=1).records
+    told = event.asset_materialization.metadata["leads_with_others"].value
+    ((others,),) = query(
+        trained_home, "SELECT sum(first_platform_c_others) FROM encoded_features WHERE drop = 'strange'"
+    )
+    assert told["first_platform_c"] == others > 180
+
+
 def test_fault_36_leads_of_one_class_train_nothing_and_the_champion_stays(
     junk_leads: CLI, trained_home: Home, tmp_path: Path
 ) -> None:
