@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from junk_leads.errors import TrainingRefused
 from junk_leads.steps.encoding import Encoder
-from junk_leads.steps.kinds import kinds_of_leads
+from junk_leads.steps.kinds import distinct_rows, kinds_of_leads
 
 if TYPE_CHECKING:
     import lightgbm as lgb
@@ -138,16 +138,19 @@ def leaking_columns(data: LabelledFeatures, encoder: Encoder, *, leak_auc: float
     from sklearn.metrics import roc_auc_score
 
     found: dict[str, float] = {}
-    blocks = {f: (f,) for f, source in encoder.sources.items() if source == f} | encoder.blocks
-    for column, features in blocks.items():
-        values = sum((place + 1) * data.column(feature).astype(np.int64) for place, feature in enumerate(features))
-        # each value stands for its share of genuine leads, so that the order of levels does not matter
-        distinct, inverse = np.unique(values, return_inverse=True)
-        if len(distinct) > 1:
-            genuine = np.bincount(inverse, weights=data.labels) / np.bincount(inverse)
-            auc = float(roc_auc_score(data.labels, genuine[inverse]))
-            if auc >= leak_auc:
-                found[column] = auc
+    leads, ones = (np.bincount(data.kind, weights, len(data.kinds)) for weights in (None, data.labels))
+    places = {feature: place for place, feature in enumerate(data.names)}
+    for column, features in (
+        {f: (f,) for f, source in encoder.sources.items() if source == f} | encoder.blocks
+    ).items():
+        # each level or value stands for its share of genuine leads, so that their order does not matter
+        _, sort = distinct_rows(data.kinds[:, [places[feature] for feature in features]])
+        everyone, genuine = np.bincount(sort, leads), np.bincount(sort, ones)
+        shares = np.divide(genuine, everyone, out=np.zeros(len(everyone)), where=everyone > 0)
+        labels = np.repeat([1, 0], len(shares))
+        auc = roc_auc_score(labels, np.tile(shares, 2), sample_weight=np.concatenate([genuine, everyone - genuine]))
+        if auc >= leak_auc:
+            found[column] = float(auc)
     return found
 
 
