@@ -140,3 +140,20 @@ def test_a_champion_speaks_as_it_serves_of_leads_newer_than_all_it_learned_from(
     assert not twins.is_as_recent
     assert twins.verdict().objections == ("its newest lead is older than the champion's; train it on newer leads too",)
     assert not np.array_equal(served.champion, served.challenger)
+
+
+def test_costs_and_the_true_conversion_travel_with_a_version_and_its_card_tells_of_them(
+    trained_home: Home, junk_leads: Callable[..., Outcome]
+) -> None:
+    aim = ("--cost-of-contact", "1", "--value-of-application", "20", "--true-conversion", "0.115")
+    assert junk_leads("train", "--rounds", "20", *aim).code == 0
+    registry = Registry(trained_home)
+    two, model = registry.version("2"), registry.load("2")
+    card = registry.client.get_model_version("junk_leads", "2").description
+    assert "where contacting gains most at 1 a contact and 20 an application" in card
+    assert "genuine leads to the platform's 11.5%" in card
+    assert "expected_gain.png" in str([a.path for a in registry.client.list_artifacts(two.run_id, "plots")])
+    told = model.tell(np.array([0.2, model.settings["share_of_genuine"], 0.8]))
+    assert told[1] == pytest.approx(0.115)
+    assert (np.diff(told) > 0).all()
+    assert told[2] < 0.5
