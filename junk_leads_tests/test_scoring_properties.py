@@ -309,7 +309,7 @@ def reasons(model: ScoringModel, kinds: np.ndarray) -> list[str]:
 
 def reasons_told(text: str) -> dict[str, list[str]]:
     """Reasons by side; how leads of a kind fare belongs to the reason before it."""
-    sides = dict(re.findall(r"(For|Against): (.*?)(?=\. Against: |\Z)", text))
+    sides = dict(re.findall(r"(For|Against): (.*?)(?=\. (?:For|Against): |\Z)", text))
     return {side: re.split(r"; (?!such leads )", told) for side, told in sides.items()}
 
 
@@ -321,6 +321,8 @@ def test_reasons_are_the_three_strongest_contributions_of_each_side(model: Scori
         expected = {side: min(STRONGEST, count) for side, count in counts.items() if count}
         assert {side: len(reasons) for side, reasons in told.items()} == expected
         assert len({reason for reasons in told.values() for reason in reasons}) == sum(expected.values())
+        if len(told) == 2:
+            assert next(iter(told)) == ("For" if row.sum() > 0 else "Against")  # the side that weighs more comes first
 
 
 def test_reasons_are_the_same_each_time_and_in_any_company(model: ScoringModel, kinds: Kinds, new: Delivered) -> None:

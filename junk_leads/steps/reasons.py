@@ -89,7 +89,7 @@ def conversions(data: "LabelledFeatures", encoder: Encoder) -> dict[str, float]:
 def reasons_of(booster: "lgb.Booster", encoder: Encoder, rates: Mapping[str, float], kinds: np.ndarray) -> list[str]:
     """The strongest reasons of each of k kinds of leads (k x f): three for it and three against it where they exist.
 
-    `rates` are the model's `conversions`.
+    The side that weighs more comes first. `rates` are the model's `conversions`.
     """
     if not len(kinds):
         return []
@@ -110,7 +110,8 @@ def reasons_of(booster: "lgb.Booster", encoder: Encoder, rates: Mapping[str, flo
             if share and len(side) < STRONGEST:
                 side.append(wording[columns[place], names[columns[place]][row]][bool(share > 0)])
         heads = ("Against: ", "For: ")
-        told = [f"{heads[side]}{'; '.join(sides[side])}" for side in (True, False) if sides[side]]
+        first = bool(grouped[row].sum() > 0)  # the side that weighs more
+        told = [f"{heads[side]}{'; '.join(sides[side])}" for side in (first, not first) if sides[side]]
         reasons.append(". ".join(told) or "Nothing speaks for or against this lead")
     return reasons
 
