@@ -85,7 +85,7 @@ def encoded_features(
             encoder, usual_others = Encoder.of_table(rows_of(con, "significant_levels")), None
         else:
             model = home.registry.champion()
-            encoder, usual_others = model.encoder, model.settings["shares_of_others"]
+            encoder, usual_others = model.encoder, model.settings.get("shares_of_others")
         encoded = stage(con, "encoded_features", encode(con, cleaned_leads, interaction_groups, encoder))
         leads = accounting.count(cleaned_leads)
         results = encoded_features_checks(con, encoded, encoder, leads, usual_others)
