@@ -21,6 +21,7 @@ from junk_leads.steps.gating import Rules, Verdict, judge
 from junk_leads.steps.plots import plot_junk_budget, plot_side_by_side
 from junk_leads.steps.scoring import ScoringModel
 from junk_leads.steps.training import labelled_features
+from junk_leads.steps.validation import day
 from junk_leads.warehouse import has_table
 
 
@@ -131,4 +132,4 @@ def _interval(told: list[float]) -> str:
 
 
 def _day(seconds: float) -> str:
-    return "-" if math.isnan(seconds) else str(np.datetime64(int(seconds), "s").astype("datetime64[D]"))
+    return "-" if math.isnan(seconds) else day(seconds)

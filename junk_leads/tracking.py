@@ -123,10 +123,7 @@ def log_learner(mlflow: Any, learner: Learner, try_it: Callable[[], Tried]) -> t
         mlflow.set_tags({"learner": learner.name, "library": learner.library})
         tried = try_it()
         mlflow.log_params(_flat(tried.parameters))
-        bounds = (("", "value"), ("_low", "low"), ("_high", "high"))
-        told = {name + end: getattr(found, bound) for name, found in tried.metrics.items() for end, bound in bounds}
-        seconds = {name: getattr(tried, name) for name in ("tune_seconds", "fit_seconds", "predict_seconds")}
-        mlflow.log_metrics({**told, **seconds})
+        mlflow.log_metrics(tried.figures())
         for trial in tried.trials:
             if trial.log_loss is not None:
                 mlflow.log_metric("trial_log_loss", trial.log_loss, step=trial.number)

@@ -24,6 +24,7 @@ from junk_leads.checks import check_specs, evaluate, evidence_table, inert, plai
 from junk_leads.errors import DropRefused, TrainingRefused
 from junk_leads.expectations import EXAMPLES, Evidence, Expectation, Suite, load_suite, validate
 from junk_leads.ledger import Delivery
+from junk_leads.steps import accounting
 from junk_leads.steps.cleaning import clean
 from junk_leads.steps.encoding import Encoder, encode
 from junk_leads.steps.experimenting import METRICS, SPLITS
@@ -100,8 +101,9 @@ class Inputs:
         cleaned = clean(self.con, leads_of(self.con, {}, {"syllabus": 2}), SCHEMA)
         made = encode(self.con, cleaned, group_interactions(self.con, cleaned), encoder)
         made = self._dirty(made, replace).select(columns)
-        others = None if usual is None else dict.fromkeys(ENCODER.levels, usual)
-        return features.encoded_features_checks(self.con, made, ENCODER, leads, others)
+        others = accounting.count_others(made, ENCODER)
+        usually = None if usual is None else dict.fromkeys(ENCODER.levels, usual)
+        return features.encoded_features_checks(self.con, made, ENCODER, leads, others, usually)
 
     def levels(self, replace: str = "", *, rows: int = 2) -> Results:
         made = self.con.sql(
@@ -623,10 +625,12 @@ def test_a_file_of_a_header_only_is_told_but_not_refused(inputs: Inputs) -> None
 def test_no_leads_pass_every_other_check(inputs: Inputs) -> None:
     none = clean(inputs.con, leads_of(inputs.con), SCHEMA)
     groups = group_interactions(inputs.con, none)
+    encoded = encode(inputs.con, none, groups, ENCODER)
+    others = accounting.count_others(encoded, ENCODER)
     found = [
         *leads.cleaned_leads_checks(inputs.con, none, 0, 0),
         *leads.interaction_groups_checks(inputs.con, groups, none),
-        *features.encoded_features_checks(inputs.con, encode(inputs.con, none, groups, ENCODER), ENCODER, 0),
+        *features.encoded_features_checks(inputs.con, encoded, ENCODER, 0, others),
         *inputs.predicted(rows=0, leads=0),
     ]
     assert [result.check_name for result in found if not result.passed] == []

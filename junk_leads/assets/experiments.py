@@ -4,7 +4,6 @@ What lives here: the asset experiment_leaderboard with its checks. What does not
 (`steps/experimenting.py`, `steps/tuning.py`), tracking (`tracking.py`).
 """
 
-import base64
 import logging
 from collections.abc import Iterator
 from functools import partial
@@ -24,6 +23,7 @@ from junk_leads.resources import HomeResource
 from junk_leads.steps.encoding import Encoder
 from junk_leads.steps.experimenting import learners, try_learner
 from junk_leads.steps.leaderboard import as_markdown, leaderboard
+from junk_leads.steps.plots import as_markdown_image
 from junk_leads.steps.training import labelled_features, refuse_unfit
 from junk_leads.steps.tuning import Budget
 from junk_leads.tracking import log_leaderboard, log_learner
@@ -83,10 +83,9 @@ def experiment_leaderboard(
             mlflow, rows, tried, {**about, "seconds": budget.seconds, "trials": budget.trials}
         )
         table = warehouse.connection().from_arrow(pa.Table.from_pylist(rows))
-        picture = base64.b64encode(plots["leaderboard.png"]).decode()
         told = {
             "leaderboard": dg.MetadataValue.md(as_markdown(rows)),
-            "plot": dg.MetadataValue.md(f"![AUC of each learner](data:image/png;base64,{picture})"),
+            "plot": dg.MetadataValue.md(as_markdown_image("AUC of each learner", plots["leaderboard.png"])),
             "mlflow_run": dg.MetadataValue.url(home.registry.run_url(parent)),
             "mlflow_run_id": parent,
             "encoder_id": encoder.id,

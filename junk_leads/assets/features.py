@@ -88,13 +88,13 @@ def encoded_features(
             encoder, usual_others = model.encoder, model.settings.get("shares_of_others")
         encoded = stage(con, "encoded_features", encode(con, cleaned_leads, interaction_groups, encoder))
         leads = accounting.count(cleaned_leads)
-        results = encoded_features_checks(con, encoded, encoder, leads, usual_others)
-        others = accounting.shares_of_others(con, encoded, encoder).fetchall()[0]
+        others = accounting.count_others(encoded, encoder)
+        results = encoded_features_checks(con, encoded, encoder, leads, others, usual_others)
         metadata = {
             "encoder_id": encoder.id,
             "consumer": config.consumer.value,
             "features": len(encoder.features),
-            "leads_with_others": {column: round(x * leads) for column, x in zip(encoder.levels, others, strict=True)},
+            "leads_with_others": others,
             "dagster/column_lineage": _lineage(encoder),
         }
         yield from publish(encoded, results, metadata)
@@ -105,11 +105,13 @@ def encoded_features_checks(
     encoded: duckdb.DuckDBPyRelation,
     encoder: Encoder,
     leads: int,
+    others: Mapping[str, int],
     usual_others: Mapping[str, float] | None = None,
 ) -> list[dg.AssetCheckResult]:
     """The checks of encoded_features for a consumer with this encoder; `leads` cleaned leads came in.
 
-    `usual_others` are the shares of `others` in the consumer's training, by column; None while it is trained.
+    `others` of them have a level that the encoder does not know, by column; `usual_others` are the shares that had one
+    in the consumer's training, None while it is trained.
     """
     most = dict.fromkeys(encoder.levels, 1.0)
     if usual_others and leads >= accounting.TELLING_DROP:
@@ -120,13 +122,14 @@ def encoded_features_checks(
         "consumer:encoder_id": (encoder.id,),
         "consumer:blocks": tuple(encoder.blocks),
     }
+    rows = accounting.count(encoded)
     frames: dict[str, Any] = {
         "header": tuple(encoded.columns),
-        "account": accounting.one_row(con, rows_unaccounted=abs(leads - accounting.count(encoded))),
+        "account": accounting.one_row(con, rows_unaccounted=abs(leads - rows)),
+        "others": accounting.one_row(con, **{column: n / max(rows, 1) for column, n in others.items()}),
     }
     if set(encoder.features) <= set(encoded.columns):
         frames["rows"] = accounting.block_sums(con, encoded, encoder)
-        frames["others"] = accounting.shares_of_others(con, encoded, encoder)
     return evaluate(load_suite("encoded_features", facts), frames)
 
 

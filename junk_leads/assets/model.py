@@ -4,7 +4,6 @@ What lives here: the asset lightgbm_model and its checks, which are facts about 
 not: fitting, measuring, tracking (`steps/training.py`, `steps/evaluation.py`, `tracking.py`).
 """
 
-import base64
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +22,7 @@ from junk_leads.reference import model_settings
 from junk_leads.resources import HomeResource
 from junk_leads.steps.encoding import Encoder
 from junk_leads.steps.evaluation import Report, evaluate
+from junk_leads.steps.plots import as_markdown_image
 from junk_leads.steps.reasons import conversions
 from junk_leads.steps.training import (
     LabelledFeatures,
@@ -31,6 +31,7 @@ from junk_leads.steps.training import (
     leaking_columns,
     refuse_unfit,
 )
+from junk_leads.steps.tuning import recipe_of
 from junk_leads.steps.validation import Aim
 from junk_leads.tracking import Logged, Training, log_training
 
@@ -59,8 +60,9 @@ class TrainingConfig(dg.Config):
     def recipe(self) -> Recipe:
         """How the booster is trained."""
         settings = model_settings()
-        lightgbm, adapting = ({**settings[name], **getattr(self, name)} for name in ("lightgbm", "adapting"))
-        return Recipe(lightgbm, self.rounds, tuple(settings["rising"]), adapting)
+        adapting = {**settings["adapting"], **self.adapting}
+        given = {"lightgbm": self.lightgbm, "rounds": self.rounds, "adapting": adapting}
+        return recipe_of(given, settings["rising"])
 
     def aim(self) -> Aim:
         """What the flag is for. Raises TrainingRefused for a cost without a value, or the other way round."""
@@ -147,12 +149,11 @@ def lightgbm_model(
 def data_checks(data: LabelledFeatures, encoder: Encoder, config: TrainingConfig) -> list[dg.AssetCheckResult]:
     """Whether these labelled leads make a model: enough of them, and no column that copies the label."""
     ones = int(data.labels.sum())
+    told = {"labelled_leads": len(data), "genuine": ones, "junk": len(data) - ones}
     try:
         refuse_unfit(data.labels, minimum_labelled=config.minimum_labelled, minimum_per_class=config.minimum_per_class)
     except TrainingRefused as refused:
-        told = {"labelled_leads": len(data), "genuine": ones, "junk": len(data) - ones}
         return [_result("has_enough_labelled_leads", False, str(refused), told)]
-    told = {"labelled_leads": len(data), "genuine": ones, "junk": len(data) - ones}
     tomorrow = datetime.now(UTC).timestamp() + 86_400  # the platform's clock may be ahead of this one's
     future = int((data.created > tomorrow).sum())
     leaks = leaking_columns(data, encoder, leak_auc=model_settings()["leak_auc"])
@@ -221,9 +222,7 @@ def _gate(con: duckdb.DuckDBPyConnection, home: HomeResource, version: str) -> s
 
 
 def _metadata(home: HomeResource, logged: Logged, report: Report) -> dict[str, Any]:
-    pictures = "\n\n".join(
-        f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})" for name, png in logged.plots.items()
-    )
+    pictures = "\n\n".join(as_markdown_image(name, png) for name, png in logged.plots.items())
     return {
         "model_version": logged.version,
         "model_card": dg.MetadataValue.md(logged.card),

@@ -80,12 +80,10 @@ def block_sums(
     )
 
 
-def shares_of_others(
-    con: duckdb.DuckDBPyConnection, encoded: duckdb.DuckDBPyRelation, encoder: Encoder
-) -> duckdb.DuckDBPyRelation:
-    """One row: for each column of levels the share of leads (0 to 1) whose level is missing or not the encoder's."""
-    cells = (f"coalesce(avg({quoted(encoder.blocks[column][-1])}), 0) AS {quoted(column)}" for column in encoder.levels)
-    return con.sql(f"SELECT {', '.join(cells)} FROM encoded")
+def count_others(encoded: duckdb.DuckDBPyRelation, encoder: Encoder) -> dict[str, int]:
+    """How many leads have a level that is missing or not the encoder's, by column of levels."""
+    cells = (f"coalesce(sum({quoted(encoder.blocks[column][-1])}), 0)::BIGINT" for column in encoder.levels)
+    return dict(zip(encoder.levels, encoded.aggregate(", ".join(cells)).fetchall()[0], strict=True))
 
 
 def count(relation: duckdb.DuckDBPyRelation) -> int:

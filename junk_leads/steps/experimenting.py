@@ -66,6 +66,12 @@ class Tried:
     booster: "lgb.Booster | None" = None
     trials: tuple[Trial, ...] = ()
 
+    def figures(self) -> dict[str, float]:
+        """Every metric and the bounds of its 95 % interval (`_low`, `_high`), and the seconds, by name."""
+        ends = (("", "value"), ("_low", "low"), ("_high", "high"))
+        metrics = {name + end: getattr(found, bound) for name, found in self.metrics.items() for end, bound in ends}
+        return metrics | {name: getattr(self, name) for name in ("tune_seconds", "fit_seconds", "predict_seconds")}
+
 
 @dataclass(frozen=True)
 class _Fitted:

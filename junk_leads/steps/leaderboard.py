@@ -21,10 +21,7 @@ def leaderboard(tried: Sequence[Tried], run_ids: Mapping[str, str] | None = None
     rows = []
     for rank, found in enumerate(ranked, start=1):
         row: dict[str, Any] = {"rank": rank, "learner": found.learner.name, "title": found.learner.title}
-        row |= {"library": found.learner.library}
-        for name, interval in found.metrics.items():
-            row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-        row |= {name: getattr(found, name) for name in ("tune_seconds", "fit_seconds", "predict_seconds")}
+        row |= {"library": found.learner.library, **found.figures()}
         row |= {"trials": len(found.trials), "parameters": json.dumps(found.parameters, sort_keys=True)}
         rows.append({**row, "run_id": (run_ids or {}).get(found.learner.name)})
     return rows

@@ -13,9 +13,9 @@ import numpy as np
 from junk_leads.reference import LeadSchema
 from junk_leads.steps.cleaning import quoted
 from junk_leads.steps.evaluation import Interval, measure
+from junk_leads.steps.validation import WEEK, day
 
 LEAST_LEADS = 200  # of a version or a week, to be measured
-WEEK = 7 * 86_400.0
 
 
 def match_outcomes(
@@ -96,7 +96,7 @@ def how_versions_fared(
         for start in np.unique(starts[of_version]):
             told = _measured(labels, probabilities, flags, of_version & (starts == start))
             if told is not None:
-                weeks[str(np.datetime64(int(start), "s").astype("datetime64[D]"))] = told
+                weeks[day(start)] = told
         found[version] = Fared(version, int(of_version.sum()), metrics, weeks, promised[version])
     return found
 

@@ -4,6 +4,7 @@ What lives here: ROC, precision-recall, confusion matrix, reliability, gains, ju
 importance. What does not: the numbers behind them (`evaluation.py`).
 """
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -147,6 +148,11 @@ def plot_leaderboard(rows: Sequence[Mapping[str, Any]]) -> bytes:
     axes.set_xlabel("AUC on leads held out")
     axes.legend(loc="lower right")
     return _png(figure)
+
+
+def as_markdown_image(title: str, png: bytes) -> str:
+    """A plot as an image within Markdown, its bytes in the text."""
+    return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
 def _figure(size: tuple[float, float]) -> "Figure":

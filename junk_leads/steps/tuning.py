@@ -13,7 +13,7 @@ import numpy as np
 
 from junk_leads.reference import model_settings
 from junk_leads.steps.training import LabelledFeatures, Recipe, train_booster
-from junk_leads.steps.validation import random_folds, weekly_folds
+from junk_leads.steps.validation import mean_log_loss, random_folds, weekly_folds
 
 if TYPE_CHECKING:
     import optuna
@@ -44,7 +44,8 @@ class Trial:
 def own_recipe() -> Recipe:
     """How a training trains unless told otherwise: `reference/model_params.yaml`."""
     settings = model_settings()
-    return Recipe(settings["lightgbm"], settings["rounds"], tuple(settings["rising"]), settings["adapting"])
+    own = {"lightgbm": {}, "rounds": settings["rounds"], "adapting": settings["adapting"]}
+    return recipe_of(own, settings["rising"])
 
 
 def as_parameters(recipe: Recipe) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def tune(
         recipe = recipe_of({**_tried(own, _suggested(trial)), "adapting": {"rounds": 0}}, own.rising)
         losses: list[float] = []
         for step, (train, test) in enumerate(pairs):
-            losses += [_log_loss(test.labels, test.predicted_by(train_booster(train, recipe)))]
+            losses += [mean_log_loss(test.labels, test.predicted_by(train_booster(train, recipe)))]
             trial.report(float(np.mean(losses)), step)
             if step + 1 < len(pairs) and trial.should_prune():
                 raise optuna.TrialPruned
@@ -132,12 +133,6 @@ def _tried(own: Recipe, point: Mapping[str, Any]) -> dict[str, Any]:
     """The product's own recipe with a point of the search, as a run of training takes it."""
     lightgbm = {**own.lightgbm, **{name: value for name, value in point.items() if name != "rounds"}}
     return {"rounds": point["rounds"], "adapting": dict(own.adapting), "lightgbm": lightgbm}
-
-
-def _log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    from sklearn.metrics import log_loss
-
-    return float(log_loss(labels, probabilities, labels=[0, 1]))
 
 
 def trials_as_dicts(trials: Sequence[Trial]) -> list[dict[str, Any]]:

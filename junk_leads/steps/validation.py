@@ -85,7 +85,7 @@ def weekly_folds(data: LabelledFeatures, weeks: int = 4) -> list[Fold]:
     for number in range(weeks, 0, -1):
         start, end = newest - number * length, newest - (number - 1) * length
         test = np.flatnonzero((data.created > start) & (data.created <= end))
-        folds.append(Fold(_day(start), np.flatnonzero(data.created <= start), test))
+        folds.append(Fold(day(start), np.flatnonzero(data.created <= start), test))
     return [fold for fold in folds if _enough(data.labels[fold.train]) and _enough(data.labels[fold.test])]
 
 
@@ -108,7 +108,7 @@ def learn(data: LabelledFeatures, recipe: Recipe, folds: Sequence[Fold], aim: Ai
     fold = np.repeat(np.arange(len(folds)), [len(f.test) for f in folds])
     labels = data.labels[order]
     plain, adapted = (np.concatenate(found) for found in zip(*_predicted(data, recipe, folds), strict=True))
-    if recipe.adapting["rounds"] and _loss(labels, adapted) >= _loss(labels, plain):
+    if recipe.adapting["rounds"] and mean_log_loss(labels, adapted) >= mean_log_loss(labels, plain):
         recipe = replace(recipe, adapting={"rounds": 0})
         adapted = plain
     calibration, validation = choose_calibration(labels, adapted, fold)
@@ -143,7 +143,8 @@ def _threshold(labels: np.ndarray, probabilities: np.ndarray, aim: Aim) -> float
     return max(curve, key=lambda point: point["gain"])["threshold"]
 
 
-def _loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+def mean_log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The log loss of probabilities (n,), also where the labels are of one class."""
     from sklearn.metrics import log_loss
 
     return float(log_loss(labels, probabilities, labels=[0, 1]))
@@ -154,5 +155,6 @@ def _enough(labels: np.ndarray) -> bool:
     return min(ones, len(labels) - ones) >= LEAST_OF_CLASS
 
 
-def _day(seconds: float) -> str:
+def day(seconds: float) -> str:
+    """The date of seconds since 1970, as YYYY-MM-DD."""
     return str(np.datetime64(int(seconds), "s").astype("datetime64[D]"))
