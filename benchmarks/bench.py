@@ -150,7 +150,7 @@ def _compare(folder: Path) -> None:
     import duckdb
     import pandas as pd
 
-    from junk_leads.steps.encoding import COUNT_COLUMNS
+    from junk_leads.steps.leads.encoding import COUNT_COLUMNS
 
     with sqlite3.connect(folder / "published_way" / "published.sqlite") as db:
         published = pd.read_sql("SELECT * FROM interactions_mapped", db)

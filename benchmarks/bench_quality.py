@@ -16,13 +16,13 @@ import duckdb
 import lightgbm as lgb
 import numpy as np
 
-from junk_leads.assets.model import TrainingConfig
+from junk_leads.defs.assets.model import TrainingConfig
 from junk_leads.reference import model_settings
-from junk_leads.steps.encoding import COUNT_COLUMNS, LEVEL_COLUMNS, Encoder, encode
-from junk_leads.steps.evaluation import Interval, evaluate, measure, random_split, temporal_split
-from junk_leads.steps.levels import learn_significant_levels
-from junk_leads.steps.reasons import reasons_of
-from junk_leads.steps.training import LabelledFeatures, labelled_features
+from junk_leads.steps.leads.encoding import COUNT_COLUMNS, LEVEL_COLUMNS, Encoder, encode
+from junk_leads.steps.leads.levels import learn_significant_levels
+from junk_leads.steps.learning.evaluation import Interval, evaluate, measure, random_split, temporal_split
+from junk_leads.steps.learning.training import LabelledFeatures, labelled_features
+from junk_leads.steps.scoring.reasons import reasons_of
 
 METRICS = ("auc", "average_precision", "brier", "log_loss", "calibration_error", "genuine_lost", "junk_removed")
 

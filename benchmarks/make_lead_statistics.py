@@ -3,7 +3,7 @@
     python benchmarks/make_lead_statistics.py FACTS_FOLDER
 
 What lives here: reading the facts (counts that public notebooks printed; no lead is among them), smoothing,
-and closing the gaps that they leave. What does not: drawing leads (`junk_leads/steps/generating.py`).
+and closing the gaps that they leave. What does not: drawing leads (`junk_leads/steps/leads/generating.py`).
 The facts are not part of the project; this script is kept to say where each number comes from.
 """
 

@@ -22,8 +22,8 @@ from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 
 if TYPE_CHECKING:
-    from junk_leads.launching import Platform
-    from junk_leads.registry import Registry
+    from junk_leads.running.launching import Platform
+    from junk_leads.stores.registry import Registry
 
 app = typer.Typer(
     help="Tell junk leads from genuine ones. Everything is kept below JUNK_LEADS_HOME (default: data/).",
@@ -53,7 +53,7 @@ def tell(line: str) -> None:
 
 @contextmanager
 def _platform() -> Iterator["Platform"]:
-    from junk_leads.launching import platform
+    from junk_leads.running.launching import platform
 
     with platform(Home.from_environment(), tell) as found:
         yield found
@@ -61,7 +61,7 @@ def _platform() -> Iterator["Platform"]:
 
 def _registry() -> "Registry":
     """The registry alone, for commands that launch nothing."""
-    from junk_leads.registry import Registry
+    from junk_leads.stores.registry import Registry
 
     return Registry(Home.from_environment().prepare())
 
@@ -178,7 +178,7 @@ def experiment(
     given = {"seconds": seconds, "trials": trials, "learners": learner}
     with _platform() as platform, _progress_told():
         rows = platform.experiment({name: value for name, value in given.items() if value is not None})
-    from junk_leads.steps.leaderboard import as_text
+    from junk_leads.steps.pages.leaderboard import as_text
 
     text = (
         f"{as_text(rows)}\n"
@@ -265,7 +265,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Write synthetic leads, as real as the published facts allow."""
-    from junk_leads.steps.generating import write_leads
+    from junk_leads.steps.leads.generating import write_leads
 
     if out.is_dir():
         raise typer.BadParameter(f"{out} is a folder; name a file", param_hint="--out")
@@ -282,7 +282,7 @@ def demo(
     rows: Annotated[int, typer.Option(min=2000, help="Labelled leads to generate.")] = 5_000, as_json: Json = False
 ) -> None:
     """Generate samples, train, promote and score: the whole way once, and where its results are."""
-    from junk_leads.steps.generating import write_leads
+    from junk_leads.steps.leads.generating import write_leads
 
     with _platform() as platform:
         sample = platform.home.root / "sample"
@@ -316,7 +316,7 @@ def models(context: typer.Context, as_json: Json = False) -> None:
     """List the versions of the model, newest first."""
     if context.invoked_subcommand:
         return
-    from junk_leads.registry import describe
+    from junk_leads.stores.registry import describe
 
     versions = _registry().versions()
     lines = [
@@ -405,7 +405,7 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Dagster's web UI and daemon, and MLflow's UI, until interrupted."""
-    from junk_leads.serving import serve
+    from junk_leads.running.serving import serve
 
     serve(Home.from_environment(), host=host, port=port, mlflow_port=mlflow_port, tell=tell)
 

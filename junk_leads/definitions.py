@@ -9,13 +9,13 @@ from typing import Any
 
 import dagster as dg
 
-from junk_leads.assets import experiments, features, leads, model, outcomes, predictions
+from junk_leads.defs.assets import experiments, features, leads, model, outcomes, predictions
+from junk_leads.defs.io_managers import Warehouse
+from junk_leads.defs.jobs import JOBS
+from junk_leads.defs.resources import HomeResource, mlflow_resource
+from junk_leads.defs.schedules import retraining
+from junk_leads.defs.sensors import make_incoming_sensor
 from junk_leads.home import Home
-from junk_leads.io_managers import Warehouse
-from junk_leads.jobs import JOBS
-from junk_leads.resources import HomeResource, mlflow_resource
-from junk_leads.schedules import retraining
-from junk_leads.sensors import make_incoming_sensor
 
 
 def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:

@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from junk_leads.home import Home
 from junk_leads.reference import lead_schema
-from junk_leads.steps.reading import ARROW_TYPES
+from junk_leads.steps.leads.arrow import ARROW_TYPES
 
 # nothing calls home; said before Dagster, MLflow or Great Expectations are imported
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
@@ -160,8 +160,8 @@ class Outcome:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The trained home of this session, to read only; made under a lock, for other workers use it too."""
-    from junk_leads.launching import platform
-    from junk_leads.steps.generating import write_leads
+    from junk_leads.running.launching import platform
+    from junk_leads.steps.leads.generating import write_leads
 
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder

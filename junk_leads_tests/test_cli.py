@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 
 from junk_leads import cli
 from junk_leads.home import Home
-from junk_leads.steps.generating import write_leads
+from junk_leads.steps.leads.generating import write_leads
 from junk_leads_tests.conftest import DELIVERED, SCHEMA, Outcome, Trained, copied_home, run_command
 
 pytestmark = pytest.mark.xdist_group("cli")

@@ -128,8 +128,8 @@ def test_no_module_imports_from_a_place_further_down_the_table() -> None:
 
 def test_imports_of_every_form_are_seen() -> None:
     source = "from . import checks\nfrom ..home import Home\ndef late():\n    import junk_leads.cli as shell"
-    assert set(imported(source, "junk_leads.assets")) == {
-        "junk_leads.assets.checks",
+    assert set(imported(source, "junk_leads.defs.assets")) == {
+        "junk_leads.defs.assets.checks",
         "junk_leads.home.Home",
         "junk_leads.cli",
     }

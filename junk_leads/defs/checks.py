@@ -1,0 +1,153 @@
+"""Suites as asset checks: the factory, and the evidence a person reads in the UI.
+
+What lives here: from a suite to `AssetCheckSpec`s, from evidence to `AssetCheckResult`s, and the rule
+that an output is stored only when its blocking checks pass. What does not: the expectations
+themselves (`reference/expectations/`), how they run (`expectations.py`), and facts about models, which
+are plain checks beside their asset.
+
+Checks run inside the step that makes the asset, on what is about to be stored: rows that fail a
+blocking check never reach the table, so a refused drop stays refused for whoever asks later.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+import duckdb
+
+from junk_leads.defs.expectations import Evidence, Frame, Suite, load_suite, validate
+from junk_leads.errors import JunkLeadsError
+
+
+def check_specs(asset: str) -> list[dg.AssetCheckSpec]:
+    """One spec for each check of the asset's suite, with its sentence as description."""
+    suite = load_suite(asset)
+    return [
+        dg.AssetCheckSpec(name, asset=asset, description=sentence, blocking=suite.is_blocking(name))
+        for name, sentence in suite.descriptions.items()
+    ]
+
+
+def evaluate(suite: Suite, frames: Mapping[str, Frame]) -> list[dg.AssetCheckResult]:
+    """Run a suite over named frames, a result for each check.
+
+    Checks that look only at frames that are not at hand are left out.
+    """
+    started = time.perf_counter()
+    expectations = tuple(e for e in suite.expectations if e.on in frames)
+    evidence = validate(expectations, frames)
+    checks = dict.fromkeys(e.check for e in expectations)
+    results = [check_result(suite, check, [x for x in evidence if x.expectation.check == check]) for check in checks]
+    seconds = dg.MetadataValue.float((time.perf_counter() - started) / max(len(results), 1))
+    return [result._replace(metadata={**result.metadata, "seconds": seconds}) for result in results]
+
+
+def check_result(suite: Suite, check: str, evidence: list[Evidence]) -> dg.AssetCheckResult:
+    """One check's result: failed when a row failed, ERROR when a failed row is an ERROR."""
+    failed = [x for x in evidence if not x.passed]
+    errors = [x for x in failed if x.expectation.severity == "ERROR"]
+    severity = dg.AssetCheckSeverity.ERROR if errors or not failed else dg.AssetCheckSeverity.WARN
+    worst = max(failed or evidence, key=lambda x: x.unexpected_share)
+    return dg.AssetCheckResult(
+        asset_key=suite.asset,
+        check_name=check,
+        passed=not failed,
+        severity=severity,
+        description=suite.descriptions[check],
+        metadata={
+            "evidence": dg.MetadataValue.md(evidence_table(evidence)),
+            "unexpected_count": sum(x.unexpected_count for x in evidence),
+            "unexpected_share": float(worst.unexpected_share),
+            "failed_expectations": len(failed),
+            "expectations": len(evidence),
+            "refuses": bool([x for x in errors if x.expectation.blocking]),
+        },
+    )
+
+
+def evidence_table(evidence: list[Evidence]) -> str:
+    """The evidence as a Markdown table, failed rows first; values are escaped, so they stay inert."""
+    lines = [
+        "| passed | expectation | column | expected | observed | unexpected | share | examples |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for x in sorted(evidence, key=lambda x: x.passed):
+        kwargs = {k: v for k, v in x.expectation.kwargs.items() if k != "column"}
+        column = x.expectation.kwargs.get("column") or ", ".join(x.expectation.kwargs.get("column_list", []))
+        passed = "yes" if x.passed else f"**no** ({x.expectation.severity})"
+        cells = [
+            x.expectation.type.removeprefix("expect_").replace("_", " "),
+            column,
+            ", ".join(f"{k} {v}" for k, v in kwargs.items()),
+            "" if x.observed is None else x.observed,
+            x.unexpected_count,
+            f"{x.unexpected_share:.4%}",
+            ", ".join(repr(example) for example in x.examples),
+        ]
+        lines.append("| " + " | ".join([passed, *(inert(str(cell)) for cell in cells)]) + " |")
+    return "\n".join(lines)
+
+
+def inert(text: str, longest: int = 300) -> str:
+    """Text that Markdown and HTML show as it is, on one line."""
+    text = " ".join(text.split())
+    text = text if len(text) <= longest else text[: longest - 1] + "…"
+    for character, entity in (
+        ("&", "&amp;"),
+        ("<", "&lt;"),
+        (">", "&gt;"),
+        ("|", "&#124;"),
+        ("[", "&#91;"),
+        ("`", "&#96;"),
+        ("*", "&#42;"),
+        ("~", "&#126;"),
+        ("\\", "&#92;"),
+    ):
+        text = text.replace(character, entity)
+    return text
+
+
+def refusal(results: list[dg.AssetCheckResult]) -> str | None:
+    """Why an output must not be stored, in one line, or None when every blocking check passed."""
+    failed = [r for r in results if r.metadata["refuses"].value]
+    if not failed:
+        return None
+    return "; ".join(f"{r.check_name}: {r.description}" for r in failed)
+
+
+def stage(con: duckdb.DuckDBPyConnection, name: str, relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Compute a relation once, as a temporary table: what is checked is what is stored."""
+    output = relation  # noqa: F841  DuckDB finds it by this name
+    con.execute(f'CREATE OR REPLACE TEMP TABLE "staged_{name}" AS SELECT * FROM output')
+    return con.table(f"staged_{name}")
+
+
+def publish(
+    value: Any, results: list[dg.AssetCheckResult], metadata: Mapping[str, Any] | None = None
+) -> Iterator[dg.Output[Any] | dg.AssetCheckResult]:
+    """Store an output and tell its checks; when a blocking one failed, tell them and store nothing.
+
+    Raises dagster.Failure with one plain line in the latter case.
+    """
+    reason = refusal(results)
+    if reason is None:
+        # the output goes first, so that the checks are told of this materialisation
+        told = [r.metadata["seconds"].value for r in results if "seconds" in r.metadata]
+        spent = sum(seconds for seconds in told if isinstance(seconds, float))
+        yield dg.Output(value, metadata={**(metadata or {}), "checks_seconds": spent})
+    yield from results
+    if reason is not None:
+        key = results[0].asset_key
+        name = key.to_user_string() if key else "the output"
+        raise dg.Failure(f"{name} was not stored: {reason}", allow_retries=False)
+
+
+@contextmanager
+def plain_failures() -> Iterator[None]:
+    """An expected error fails the step with its one line."""
+    try:
+        yield
+    except JunkLeadsError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error

@@ -1,0 +1,1 @@
+"""Running it: the jobs launched in one process, and the servers."""

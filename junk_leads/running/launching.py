@@ -1,0 +1,260 @@
+"""Launching the jobs in this process: what the command line, the demo and the tests share.
+
+What lives here: one run of a job with its failure told in one line, and the account of drops afterwards. What does
+not: parsing and printing (`cli.py`), the jobs themselves (`jobs.py`).
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from junk_leads.defs.jobs import TRAINING_CONFIG, drop_range
+from junk_leads.defs.recovery import fail_dead_runs
+from junk_leads.errors import JunkLeadsError
+from junk_leads.home import Home
+from junk_leads.steps.learning.experimenting import learners
+from junk_leads.steps.learning.gating import Verdict
+from junk_leads.steps.pages.profiling import refuse_without_profiler, write_profile
+from junk_leads.stores import promotion
+from junk_leads.stores.ledger import Delivery, Ledger, hand_over
+from junk_leads.stores.registry import PRODUCTION, Registry, mlflow_quiet
+from junk_leads.stores.warehouse import connect, has_table, rows_of
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A home with its definitions and Dagster instance, ready to launch jobs."""
+
+    home: Home
+    definitions: dg.Definitions
+    instance: dg.DagsterInstance
+    progress: Progress
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger of deliveries."""
+        return Ledger(self.home)
+
+    @property
+    def registry(self) -> Registry:
+        """The registry of models."""
+        return Registry(self.home)
+
+    def launch(
+        self,
+        job: str,
+        *,
+        drop: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        ops: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Run a job in this process; raises JunkLeadsError with the first failed step's line."""
+        config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        if ops:
+            config["ops"] = dict(ops)
+        self.progress(f"{job}{f' of {drop}' if drop else ''}")
+        with mlflow_quiet():
+            result = self.definitions.resolve_job_def(job).execute_in_process(
+                instance=self.instance,
+                partition_key=drop,
+                tags=dict(tags or {}),
+                run_config=config,
+                raise_on_error=False,
+            )
+        if not result.success:
+            raise JunkLeadsError(failure_line(result.all_events, result.run_id))
+        for check in result.get_asset_check_evaluations():
+            if not check.passed:
+                where = f"{check.asset_key.to_user_string()}, {check.check_name}"
+                self.progress(f"a check warns ({where}); expected: {check.description}")
+
+    def process(self, file: Path, job: str) -> Delivery:
+        """Hand a file over and run a job on its drop; returns its delivery. Raises JunkLeadsError."""
+        delivery = hand_over(self.home, self.ledger, file)
+        self.instance.add_dynamic_partitions("drops", [delivery.drop])
+        try:
+            self.launch(job, drop=delivery.drop)
+        except JunkLeadsError as error:
+            raise JunkLeadsError(f"{file.name}: {error}{self._quarantined(delivery.drop)}") from error
+        return self.ledger.newest(delivery.drop)
+
+    def _quarantined(self, drop: str) -> str:
+        delivery = self.ledger.newest(drop)
+        return f" (the file and its reason are in {delivery.path.parent})" if delivery.status == "refused" else ""
+
+    def train(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Train on all accepted labelled drops; returns the row of `lightgbm_model`."""
+        self._launch_on_labelled("training_pipeline", "lightgbm_model", overrides)
+        return self.rows("SELECT * FROM lightgbm_model")[0]
+
+    def experiment(self, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Compare learners on all accepted labelled drops; returns the rows of `experiment_leaderboard`."""
+        learners(overrides.get("learners", ()))  # a name that there is not is refused before anything is encoded
+        self._launch_on_labelled("experiment", "experiment_leaderboard", overrides)
+        return self._leaderboard()
+
+    def tuned(self) -> tuple[str, dict[str, Any]]:
+        """The best LightGBM of the last leaderboard: its title, and its parameters as `train` takes them.
+
+        Raises JunkLeadsError when there is no leaderboard yet, or none with a LightGBM.
+        """
+        rows = self._leaderboard()
+        if not rows:
+            raise JunkLeadsError("there is no leaderboard yet; run `junk-leads experiment` first")
+        best = next((row for row in rows if row["library"] == "lightgbm"), None)
+        if best is None:
+            raise JunkLeadsError("the last leaderboard has no LightGBM; run `junk-leads experiment` with all learners")
+        return best["title"], best["parameters"]
+
+    def _leaderboard(self) -> list[dict[str, Any]]:
+        rows = self.rows("SELECT * FROM experiment_leaderboard ORDER BY rank", "experiment_leaderboard")
+        return [{**row, "parameters": json.loads(row["parameters"])} for row in rows]
+
+    def _launch_on_labelled(self, job: str, asset: str, overrides: Mapping[str, Any]) -> None:
+        labelled = self.labelled_drops()
+        if not labelled:
+            raise JunkLeadsError(
+                "there are no labelled drops to train on; ingest a CSV that has app_complete_flag (at least "
+                "1,000 leads with 120 of each class)"
+            )
+        known = set(self.instance.get_dynamic_partitions("drops"))
+        self.instance.add_dynamic_partitions("drops", [drop for drop in labelled if drop not in known])
+        ops: dict[str, Any] = dict(TRAINING_CONFIG)
+        if overrides:
+            ops[asset] = {"config": dict(overrides)}
+        tags = drop_range(self.instance.get_dynamic_partitions("drops"), labelled)
+        self.launch(job, tags=tags, ops=ops)
+
+    def promote(self, version: str, to: str, *, why: str = "", force: bool = False) -> Verdict | None:
+        """Move a version to a stage, into Production through the gate; returns the gate's verdict if it was asked."""
+        if to != PRODUCTION:
+            self.registry.promote(version, to, why=why)
+            return None
+        with connect(self.home.warehouse) as con:
+            return promotion.promote(con, self.registry, version, why=why, force=force)
+
+    def compare(self, version: str, other: str) -> tuple[str, Path, Verdict]:
+        """Compare two versions; returns the page, the folder that it and its plots are in, and the gate's verdict."""
+        versions = (self.registry.version(version), self.registry.version(other))
+        with connect(self.home.warehouse) as con:
+            comparison = promotion.compare(con, self.registry, version, other)
+        verdict = comparison.verdict()
+        text = promotion.compared(self.registry, versions, verdict)
+        folder = self.home.reports / f"versions-{version}-and-{other}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "comparison.md").write_text(text, encoding="utf-8")
+        for name, png in promotion.plots(comparison, (version, other)).items():
+            (folder / name).write_bytes(png)
+        return text, folder, verdict
+
+    def evaluate(self, roll_back_below: float | None = None) -> dict[str, Any]:
+        """Compare predictions with the labels that came later; returns the advice, and each version's AUC."""
+        ops = {"outcomes": {"config": {"roll_back_below": roll_back_below}}} if roll_back_below is not None else None
+        self.launch("evaluation", ops=ops)
+        event = self.instance.get_latest_materialization_event(dg.AssetKey("outcomes"))
+        assert event is not None
+        assert event.asset_materialization is not None
+        return {name: found.value for name, found in event.asset_materialization.metadata.items()}
+
+    def profile(self, drop: str) -> Path:
+        """Write the data profile of an accepted drop's raw leads below `reports/`; returns the page.
+
+        Raises JunkLeadsError without the extra `profile`, DropUnknown for a drop that was not accepted.
+        """
+        refuse_without_profiler()
+        page = self.home.reports / f"{drop}.profile.html"
+        with connect(self.home.warehouse) as con:
+            leads = rows_of(con, "raw_leads", [drop]).df()
+        self.progress(f"profile of {drop}, {len(leads):,} leads")
+        write_profile(leads, f"Raw leads of {drop}", page)
+        link = {"profile": dg.MetadataValue.url(page.as_uri())}
+        self.instance.report_runless_asset_event(dg.AssetObservation("raw_leads", partition=drop, metadata=link))
+        return page
+
+    def labelled_drops(self) -> set[str]:
+        """The accepted drops that have labels."""
+        rows = self.rows(
+            "SELECT DISTINCT drop FROM delivered_drops WHERE labelled AND rows_read > 0", "delivered_drops"
+        )
+        return {row["drop"] for row in rows}
+
+    def account(self, drop: str) -> dict[str, Any]:
+        """What became of a drop's rows: read, kept, duplicates, rejected."""
+        rows = self.rows(
+            "SELECT drop, rows_read, rows_rejected, labelled, "
+            "(SELECT count(*) FROM cleaned_leads c WHERE c.drop = d.drop) AS kept "
+            "FROM delivered_drops d WHERE drop = ?",
+            "cleaned_leads",
+            [drop],
+        )
+        row = rows[0]
+        return {
+            "drop": drop,
+            "rows_read": row["rows_read"],
+            "kept": row["kept"],
+            "duplicates": row["rows_read"] - row["rows_rejected"] - row["kept"],
+            "rejected": row["rows_rejected"],
+            "labelled": row["labelled"],
+        }
+
+    def rows(self, sql: str, table: str | None = None, parameters: Iterable[Any] = ()) -> list[dict[str, Any]]:
+        """Rows of the warehouse as dictionaries; none when `table` is not there yet."""
+        with connect(self.home.warehouse) as con:
+            if table and not has_table(con, table):
+                return []
+            found = con.execute(sql, list(parameters))
+            names = [column[0] for column in found.description or []]
+            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+@contextmanager
+def platform(home: Home, progress: Progress = lambda line: None) -> Iterator[Platform]:
+    """The platform of a home, its folders and instance put in place."""
+    from junk_leads.definitions import build_defs
+
+    home.prepare()
+    os.environ["DAGSTER_HOME"] = str(home.dagster)
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        for run_id in fail_dead_runs(instance, home):
+            progress(f"run {run_id} had ended with its process and is marked as failed")
+        yield Platform(home, build_defs(home), instance, progress)
+
+
+def failure_line(events: Iterable[dg.DagsterEvent], run_id: str) -> str:
+    """The first failed step's reason in one line, without a traceback.
+
+    An expected error tells itself; of others the line names the step, the error's kind and the run to look at.
+    """
+    for event in events:
+        if not event.is_step_failure:
+            continue
+        failure = event.step_failure_data
+        if failure.user_failure_data is not None and failure.user_failure_data.description:
+            return failure.user_failure_data.description
+        error = failure.error
+        while error is not None:
+            if error.cls_name in _EXPECTED:
+                return error.message.split(": ", 1)[-1].strip()
+            cause = error.cause or error.context
+            if cause is None:
+                first = error.message.strip().splitlines()[0][:300]
+                return f"step {event.step_key} failed ({first}); look at run {run_id} in the UI"
+            error = cause
+    return f"run {run_id} failed; look at it in the UI"
+
+
+def _kinds(kind: type[JunkLeadsError]) -> Iterator[str]:
+    yield kind.__name__
+    for child in kind.__subclasses__():
+        yield from _kinds(child)
+
+
+_EXPECTED = frozenset(_kinds(JunkLeadsError))

@@ -1,0 +1,79 @@
+"""The servers: Dagster's web UI and daemon, and MLflow's UI, as child processes.
+
+What lives here: starting them on one address, and stopping all of what they start. What does not: what they show.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from junk_leads.errors import JunkLeadsError
+from junk_leads.home import Home
+from junk_leads.stores.registry import Registry
+
+
+def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[[str], None]) -> None:
+    """Serve until interrupted, or until one of the servers ends; raises JunkLeadsError in the latter case."""
+    home.prepare()
+    assert Registry(home).client  # makes MLflow's store, once
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(home.dagster),
+        "JUNK_LEADS_HOME": str(home.root),
+        "JUNK_LEADS_MLFLOW_UI": f"http://{host}:{mlflow_port}",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes that nothing here asks for
+    }
+    commands = {
+        "Dagster": ["dagster", "dev", "-m", "junk_leads.definitions", "-h", host, "-p", str(port)],
+        "MLflow": [
+            *("mlflow", "server", "--backend-store-uri", home.mlflow_uri, "--host", host, "--port", str(mlflow_port)),
+            *("--artifacts-destination", home.mlartifacts.as_uri(), "--workers", "1"),
+        ],
+    }
+    # also SIGINT, which a script's background job would have the servers ignore
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, _stop_once)
+    servers = {
+        # a session of its own, so that everything a server starts is stopped with it
+        name: subprocess.Popen([sys.executable, "-m", *command], env=environment, start_new_session=True)
+        for name, command in commands.items()
+    }
+    tell(f"Dagster http://{host}:{port}   MLflow http://{host}:{mlflow_port}   (Ctrl-C stops both)")
+    try:
+        while True:
+            for name, server in servers.items():
+                if server.poll() is not None:
+                    raise JunkLeadsError(
+                        f"{name}'s server ended with code {server.returncode}; is its port taken? "
+                        "choose others with --port and --mlflow-port"
+                    )
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        tell("stopping")
+    finally:
+        for server in servers.values():
+            _stop(server)
+
+
+def _stop_once(*_: object) -> None:
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.SIG_IGN)  # told twice to stop, nothing is left behind either
+    raise KeyboardInterrupt
+
+
+def _stop(server: "subprocess.Popen[bytes]") -> None:
+    """End a server and what it started; asked first, so that a run under way can say that it was ended."""
+    for sign, patience in ((signal.SIGINT, 20.0), (signal.SIGKILL, 5.0)):
+        deadline = time.monotonic() + patience
+        try:
+            os.killpg(server.pid, sign)
+            while time.monotonic() < deadline:
+                server.poll()  # it is this process that must take note of its end
+                os.killpg(server.pid, 0)
+                time.sleep(0.1)
+        except ProcessLookupError:
+            return

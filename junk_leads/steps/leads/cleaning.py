@@ -1,0 +1,101 @@
+"""From leads as delivered to cleaned leads.
+
+What lives here: text and level keys, defaults of missing values, exact duplicates, city tiers. What does
+not: which levels are significant (`levels.py`), and reading files (`reading.py`).
+"""
+
+import duckdb
+
+from junk_leads.reference import LeadSchema, city_tiers
+from junk_leads.steps.sql import quoted
+
+# City tiers are published with these; a city that is not listed counts as tier 3.
+UNLISTED_TIER = 3
+# Characters that show nothing: soft hyphen, zero-width spaces and joiners, direction marks, BOM.
+_INVISIBLE = r"[\x{00AD}\x{061C}\x{200B}-\x{200F}\x{202A}-\x{202E}\x{2060}-\x{2064}\x{2066}-\x{2069}\x{FEFF}]"
+# Blanks of any width, and all that ends a line.
+_BLANKS = r"[\s\v\x{0085}\p{Z}]+"
+# ASCII words with single blanks between them need none of the slow normalisation.
+_PLAIN = r"[!-~]+( [!-~]+)*"
+
+
+def text_key(column: str) -> str:
+    """SQL for a text's key: NFC, nothing invisible, single blanks, none around; empty is null."""
+    return (
+        f"CASE WHEN regexp_full_match({column}, '{_PLAIN}') THEN {column} ELSE "
+        f"nullif(trim(regexp_replace(nfc_normalize(regexp_replace({column}, '{_INVISIBLE}', '', 'g')), "
+        f"'{_BLANKS}', ' ', 'g')), '') END"
+    )
+
+
+def level_key(column: str) -> str:
+    """SQL for a level's key: as `text_key`, in sentence case, so that `level1 ` is `Level1`."""
+    key = text_key(column)
+    return f"upper(substr({key}, 1, 1)) || lower(substr({key}, 2))"
+
+
+def clean(
+    con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation, schema: LeadSchema
+) -> duckdb.DuckDBPyRelation:
+    """Cleaned leads: one row for each lead that is not an exact duplicate of an earlier one of its drop.
+
+    Takes `drop`, `lead_number` and the 45 raw columns; returns them with texts as keys, missing counts
+    as their default, and `city_tier` (1 to 3) and `is_city_missing` (0 or 1) after the city. The city,
+    platform, medium and source stay null when missing, the label when the drop is unlabelled.
+    Duplicates are equal in every column after cleaning; the first in file order is kept.
+    """
+    normalised = normalise(con, leads, schema)  # noqa: F841  named in the SQL below
+    con.execute("CREATE OR REPLACE TEMP TABLE normalised_leads AS SELECT * FROM normalised")
+    values = ", ".join(map(quoted, con.table("normalised_leads").columns[2:]))
+    # exact comparison of all columns is dear: compare only the rows whose hashes meet
+    con.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE duplicate_leads AS
+        WITH hashed AS (SELECT drop, lead_number, hash({values}) AS row_hash FROM normalised_leads),
+        met AS (SELECT drop, row_hash FROM hashed GROUP BY ALL HAVING count(*) > 1),
+        suspects AS (
+            SELECT * FROM normalised_leads
+            SEMI JOIN (SELECT * FROM hashed SEMI JOIN met USING (drop, row_hash)) USING (drop, lead_number)
+        )
+        SELECT drop, lead_number FROM suspects
+        QUALIFY row_number() OVER (PARTITION BY drop, {values} ORDER BY lead_number) > 1
+        """
+    )
+    if con.table("duplicate_leads").limit(1).fetchall():
+        return con.sql("SELECT * FROM normalised_leads ANTI JOIN duplicate_leads USING (drop, lead_number)")
+    return con.table("normalised_leads")
+
+
+def normalise(
+    con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation, schema: LeadSchema
+) -> duckdb.DuckDBPyRelation:
+    """Cleaned leads as `clean` makes them, with every row kept: each lead by itself."""
+    columns = ["drop", "lead_number"]
+    for column in schema.columns:
+        name = quoted(column.name)
+        if column.role == "city":
+            columns += [f"lower({text_key(name)}) AS {name}"]
+        elif column.role == "level":
+            columns += [f"{level_key(name)} AS {name}"]
+        elif isinstance(column.empty, int):
+            columns += [f"coalesce({name}, {column.empty}) AS {name}"]
+        else:
+            columns += [name]
+    city = schema.with_role("city")[0]
+    keyed = con.sql(f"SELECT {', '.join(columns)} FROM leads")  # noqa: F841  named in the SQL below
+    tiers = con.sql("SELECT unnest(?) AS city, unnest(?) AS tier", params=[*map(list, _tiers())])  # noqa: F841
+    after = ", ".join(quoted(name) for name in schema.names if name not in ("created_date", city))
+    return con.sql(
+        f"""
+        SELECT drop, lead_number, created_date, {city},
+            coalesce(tier, {UNLISTED_TIER})::TINYINT AS city_tier,
+            ({city} IS NULL)::TINYINT AS is_city_missing,
+            {after}
+        FROM keyed LEFT JOIN tiers ON keyed.{city} = tiers.city
+        """
+    )
+
+
+def _tiers() -> tuple[tuple[str, ...], tuple[int, ...]]:
+    cities, tiers = zip(*city_tiers().items(), strict=True)
+    return cities, tiers

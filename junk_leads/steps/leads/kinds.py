@@ -1,0 +1,83 @@
+"""Kinds of leads: leads with the same features, which any model treats alike.
+
+What lives here: finding the kinds among leads, and what those of a kind are in a column. Many leads are of few kinds
+(191,171 leads of 2021 are of 19,676), so models are fitted, applied and explained by kind. What does not: the
+features themselves (`encoding.py`).
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from junk_leads.steps.leads.encoding import Encoder
+
+MOST_COUNTED = 5  # counts of this many and more are told together
+
+
+def kinds_of_leads(pieces: Iterable[pa.Table], features: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The k kinds among n leads that come in pieces, and the kind of each lead.
+
+    Takes tables with the columns `features`, all of whole numbers, the same types in every piece. Returns the kinds
+    (k x f, int32), which depend on the set of leads alone and not on their order, and (n,) places in them.
+    """
+    kinds, known, places = np.zeros((0, len(features)), dtype=np.int32), None, []
+    for piece in pieces:
+        if not piece.num_rows:
+            continue
+        columns = [np.ascontiguousarray(piece[feature].to_numpy()) for feature in features]
+        rows = np.hstack([column.view(np.uint8).reshape(len(column), -1) for column in columns])
+        first, place = distinct_rows(rows)
+        found = rows[first]
+        values = np.stack([column[first] for column in columns], axis=1).astype(np.int32)
+        if known is None:
+            known, kinds, places = found, values, [place]
+            continue
+        both = np.vstack([known, found])
+        first, moved = distinct_rows(both)
+        kinds = np.vstack([kinds, values])[first]
+        places = [moved[: len(known)][former] for former in places] + [moved[len(known) :][place]]
+        known = both[first]
+    return kinds, np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
+
+
+def distinct_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of a matrix (n x c, c may be 0) differ from each other, and which of those each of n rows is."""
+    if not values.shape[1]:
+        return np.zeros(min(1, len(values)), dtype=np.int64), np.zeros(len(values), dtype=np.int64)
+    keys = _one_number(values)
+    if keys is None:
+        values = np.ascontiguousarray(values)
+        keys = values.view(np.dtype((np.void, values.dtype.itemsize * values.shape[1]))).ravel()
+        _, first, place = np.unique(keys, return_index=True, return_inverse=True)
+        return first, place
+    place, distinct = pd.factorize(keys, sort=True)  # by hashing: many times as fast as by sorting
+    first = np.empty(len(distinct), dtype=np.int64)
+    first[place[::-1]] = np.arange(len(keys))[::-1]  # of rows alike the first is assigned last, and stays
+    return first, place
+
+
+def _one_number(values: np.ndarray) -> np.ndarray | None:
+    """A whole number for each row, the same for the same rows only; None when 63 bits do not hold them."""
+    if not len(values):
+        return None
+    values = values.view(np.int8) if values.dtype == bool else values
+    least = values.min(axis=0).astype(np.int64)
+    sizes = values.max(axis=0).astype(np.int64) - least + 1
+    if np.log2(sizes.astype(float)).sum() >= 63:
+        return None
+    places = np.concatenate([[1], np.cumprod(sizes[:-1])])
+    numbers: np.ndarray = (values - least) @ places
+    return numbers
+
+
+def sorts(column: str, encoder: Encoder, kinds: np.ndarray) -> list[str]:
+    """What each of k kinds of leads is in a column: its level or tier, or its count."""
+    place = {feature: number for number, feature in enumerate(encoder.features)}
+    if column in encoder.blocks:
+        block = encoder.blocks[column]
+        levels = encoder.levels.get(column)
+        names = [*levels, ""] if levels is not None else [name.rsplit("_", 1)[-1] for name in block]
+        return [names[level] for level in np.argmax(kinds[:, [place[feature] for feature in block]], axis=1)]
+    return [str(count) for count in np.minimum(kinds[:, place[column]], MOST_COUNTED)]

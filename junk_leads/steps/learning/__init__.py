@@ -1,0 +1,1 @@
+"""Features become a judged model: trained, validated, calibrated, measured, tuned, compared, let in."""

@@ -1,0 +1,1 @@
+"""What people read: summaries, the model card, the leaderboard, plots, data profiles."""

@@ -1,0 +1,1 @@
+"""A model speaks of leads: probability, score, grade and reasons."""

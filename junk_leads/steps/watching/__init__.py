@@ -1,0 +1,1 @@
+"""What comes later is held against what a model was taught: drift, and outcomes."""

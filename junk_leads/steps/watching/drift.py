@@ -1,0 +1,30 @@
+"""Drift: how much leads of one time differ from those of another.
+
+What lives here: the population stability index of each column. What does not: whether a model suffers from it
+(`evaluation.py`).
+"""
+
+import numpy as np
+
+from junk_leads.steps.leads.encoding import Encoder
+from junk_leads.steps.leads.kinds import sorts
+from junk_leads.steps.learning.training import LabelledFeatures
+
+_LEAST_SHARE = 1e-4  # stands for none, which has no logarithm
+
+
+def drift(data: LabelledFeatures, encoder: Encoder, rows: np.ndarray) -> dict[str, float]:
+    """The population stability index of each original column, between the leads at `rows` and the others.
+
+    Below 0.1 is usually called stable, above 0.25 a shift. The largest comes first.
+    """
+    inside = np.bincount(data.kind[rows], minlength=len(data.kinds)).astype(float)
+    outside = np.bincount(data.kind, minlength=len(data.kinds)) - inside
+    found = {}
+    for column in dict.fromkeys(encoder.sources.values()):
+        _, place = np.unique(np.array(sorts(column, encoder, data.kinds)), return_inverse=True)
+        before, after = (
+            np.maximum(np.bincount(place, weights) / weights.sum(), _LEAST_SHARE) for weights in (outside, inside)
+        )
+        found[column] = float(((after - before) * np.log(after / before)).sum())
+    return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -1,0 +1,1 @@
+"""What lasts: the warehouse, the ledger of deliveries, the registry of models and what is tracked with them."""

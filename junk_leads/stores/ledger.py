@@ -1,0 +1,217 @@
+"""Which file became which drop, and what happened to it.
+
+What lives here: the keys of drops, the SQLite ledger of deliveries, and moving a file that is done
+with to `archive/` or `quarantine/`. What does not: deciding what to do about a folder's files
+(`sensors.py`) and reading them (`steps/leads/reading.py`).
+
+The ledger is a file of its own, so that the sensor can read it while a run holds the warehouse.
+A delivery is one content of one drop; its status goes waiting -> accepted, refused or failed.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from junk_leads.errors import DropRefused, DropUnknown, JunkLeadsError
+from junk_leads.home import Home
+
+SUFFIXES = (".csv", ".csv.gz")
+LONGEST_KEY = 80
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS deliveries (
+    number      INTEGER PRIMARY KEY,   -- order of delivery
+    drop_key    TEXT NOT NULL,
+    content     TEXT NOT NULL,         -- SHA-256 of the file
+    file_name   TEXT NOT NULL,
+    path        TEXT NOT NULL,         -- where the file is now
+    status      TEXT NOT NULL,         -- waiting, accepted, refused, failed
+    attempts    INTEGER NOT NULL,      -- runs started for it
+    reason      TEXT NOT NULL,
+    updated     REAL NOT NULL,         -- seconds since 1970
+    UNIQUE (drop_key, content)
+)
+"""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One content of one drop, and what became of it."""
+
+    number: int
+    drop: str
+    content: str
+    file_name: str
+    path: Path
+    status: str
+    attempts: int
+    reason: str
+    updated: float = 0.0
+
+
+def drop_key(file_name: str) -> str:
+    """The key of the drop that a file's name means: its stem, of safe characters only.
+
+    A name that has to be changed for that gets a hash of itself, and so does one that looks as if it had
+    been: two names never meet.
+    """
+    stem = re.sub(r"\.csv(\.gz)?\Z", "", file_name, flags=re.IGNORECASE)
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.")[:LONGEST_KEY]
+    if safe and safe == stem and not re.search(r"--[0-9a-f]{12}\Z", stem):
+        return safe
+    mark = hashlib.sha256(stem.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{safe or 'drop'}--{mark}"
+
+
+def _suffix(file_name: str) -> str:
+    """How a file of ours is named that holds the content of a delivered one."""
+    return ".csv.gz" if file_name.lower().endswith(".gz") else ".csv"
+
+
+def content_of(path: Path) -> str:
+    """The SHA-256 of a regular file; raises DropRefused for anything else, without opening it."""
+    if path.is_symlink() or not path.is_file():
+        raise DropRefused(
+            f"{path.name!r} is not a regular file", where="file", do="deliver the CSV itself, not a link or folder"
+        )
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Ledger:
+    """The ledger of one home; every method is a transaction of its own."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        with self._open() as db:
+            db.execute(_TABLE)
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self.home.ledger, timeout=60)) as db, db:
+                db.row_factory = sqlite3.Row
+                db.execute("PRAGMA synchronous=FULL")
+                yield db
+        except sqlite3.Error as error:
+            raise JunkLeadsError(
+                f"the ledger {self.home.ledger} cannot be used ({error}); nothing was changed: restore it from a "
+                f"backup, or move it away and deliver the files again"
+            ) from error
+
+    def deliveries(self) -> list[Delivery]:
+        """Every delivery, oldest first."""
+        with self._open() as db:
+            return [_delivery(row) for row in db.execute("SELECT * FROM deliveries ORDER BY number")]
+
+    def newest(self, drop: str) -> Delivery:
+        """The newest delivery of a drop; raises DropUnknown when there was none."""
+        with self._open() as db:
+            row = db.execute(
+                "SELECT * FROM deliveries WHERE drop_key = ? ORDER BY number DESC LIMIT 1", [drop]
+            ).fetchone()
+        if row is None:
+            raise DropUnknown(f"drop {drop!r} was never delivered; put its CSV into {self.home.incoming}")
+        return _delivery(row)
+
+    def deliver(self, path: Path, content: str, *, name: str | None = None) -> Delivery:
+        """Note a file as the newest delivery of its drop, waiting for a run.
+
+        The same content of the same drop is the same delivery: it becomes the newest again.
+        """
+        name = name or path.name
+        key = drop_key(name)
+        name = name.encode("utf-8", "replace").decode()  # a name that is not UTF-8 cannot be noted as it is
+        with self._open() as db:
+            db.execute("BEGIN IMMEDIATE")
+            former = db.execute(
+                "SELECT attempts FROM deliveries WHERE drop_key = ? AND content = ?", [key, content]
+            ).fetchone()
+            db.execute("DELETE FROM deliveries WHERE drop_key = ? AND content = ?", [key, content])
+            db.execute(
+                "INSERT INTO deliveries (drop_key, content, file_name, path, status, attempts, reason, updated) "
+                "VALUES (?, ?, ?, ?, 'waiting', ?, '', ?)",
+                [key, content, name, str(path), (former["attempts"] if former else 0) + 1, time.time()],
+            )
+        return self.newest(key)
+
+    def settle(self, delivery: Delivery, status: str, *, reason: str = "", path: Path | None = None) -> None:
+        """Note what became of a delivery, and where its file is now."""
+        with self._open() as db:
+            db.execute(
+                "UPDATE deliveries SET status = ?, reason = ?, path = ?, updated = ? WHERE number = ?",
+                [status, reason, str(path or delivery.path), time.time(), delivery.number],
+            )
+
+    def accept(self, delivery: Delivery) -> None:
+        """Move the file of an accepted delivery to `archive/`."""
+        target = self.home.archive / f"{delivery.drop}-{delivery.content[:12]}{_suffix(delivery.file_name)}"
+        _move(delivery.path, target)
+        self.settle(delivery, "accepted", path=target)
+
+    def refuse(self, delivery: Delivery, refused: DropRefused) -> Path:
+        """Move the file of a refused delivery to `quarantine/`, with its `reason.json`."""
+        folder = self.home.quarantine / f"{delivery.drop}-{delivery.content[:12]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / f"{delivery.drop}{_suffix(delivery.file_name)}"
+        reason = {"file": delivery.file_name, "drop": delivery.drop, **refused.as_dict(), "when": _now()}
+        write_json(folder / "reason.json", reason)
+        _move(delivery.path, target)
+        self.settle(delivery, "refused", reason=str(refused), path=target)
+        return folder
+
+
+def hand_over(home: Home, ledger: Ledger, path: Path) -> Delivery:
+    """Copy a file named on the command line into the home and note it as delivered.
+
+    The file itself is never moved or changed. Raises DropRefused for what is not a regular file.
+    """
+    if not path.exists() and not path.is_symlink():
+        raise DropRefused(f"there is no file {str(path)!r}", do="check the name")
+    content = content_of(path)
+    target = home.handed / f"{drop_key(path.name)}-{content[:12]}{_suffix(path.name)}"
+    part = target.with_suffix(".part")
+    shutil.copyfile(path, part)
+    os.replace(part, target)
+    return ledger.deliver(target, content, name=path.name)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def _move(source: Path, target: Path) -> None:
+    if source != target and source.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(source, target)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _delivery(row: sqlite3.Row) -> Delivery:
+    return Delivery(
+        number=row["number"],
+        drop=row["drop_key"],
+        content=row["content"],
+        file_name=row["file_name"],
+        path=Path(row["path"]),
+        status=row["status"],
+        attempts=row["attempts"],
+        reason=row["reason"],
+        updated=row["updated"],
+    )

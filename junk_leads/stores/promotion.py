@@ -1,0 +1,135 @@
+"""Promotion through the gate: a challenger and the champion on the same leads, and what follows.
+
+What lives here: which leads two versions are compared on, what they say of them, and promoting on the verdict. What
+does not: the judgement (`steps/learning/gating.py`), stages (`registry.py`).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from junk_leads.errors import PromotionRefused
+from junk_leads.reference import lead_schema, model_settings
+from junk_leads.steps.leads.encoding import encode
+from junk_leads.steps.learning.evaluation import slices
+from junk_leads.steps.learning.gating import Rules, Verdict, judge
+from junk_leads.steps.learning.training import labelled_features
+from junk_leads.steps.learning.validation import day
+from junk_leads.steps.pages.plots import plot_junk_budget, plot_side_by_side
+from junk_leads.steps.scoring.scoring import ScoringModel
+from junk_leads.stores.registry import PRODUCTION, Registry, Version
+from junk_leads.stores.warehouse import has_table
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Labels of n leads that neither version has seen, both versions' probabilities, and the leads' slices."""
+
+    labels: np.ndarray
+    challenger: np.ndarray
+    champion: np.ndarray
+    slices: Mapping[str, np.ndarray]
+    is_as_recent: bool
+
+    def verdict(self) -> Verdict:
+        """What the gate says."""
+        rules = Rules(lowest_auc=model_settings()["lowest_auc"], **model_settings()["gate"])
+        return judge(self.labels, self.challenger, self.champion, self.slices, rules, is_as_recent=self.is_as_recent)
+
+
+def compare(con: duckdb.DuckDBPyConnection, registry: Registry, challenger: str, champion: str) -> Comparison:
+    """Compare two versions on the labelled leads from the challenger's temporal hold-out on.
+
+    The challenger speaks through the model that it was judged by, which has not seen them. So does the champion, unless
+    all it was trained on is older: then it speaks as it serves.
+    """
+    mine, theirs = registry.version(challenger), registry.version(champion)
+    start = mine.holdout_from
+    model = registry.load(champion) if theirs.newest_lead < start else registry.load_judged(champion)
+    labels, ours, masks = _predicted(con, registry.load_judged(challenger), start)
+    _, others, _ = _predicted(con, model, start)
+    return Comparison(labels, ours, others, masks, mine.newest_lead >= theirs.newest_lead)
+
+
+def _predicted(
+    con: duckdb.DuckDBPyConnection, model: ScoringModel, start: float
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Labels and probabilities of the labelled leads from `start` (seconds) on, and their slices."""
+    if math.isnan(start) or not has_table(con, "interaction_groups"):
+        return np.zeros(0, dtype=np.int8), np.zeros(0), {}
+    label = lead_schema().label
+    leads = con.sql(
+        f"SELECT * FROM cleaned_leads WHERE {label} IS NOT NULL AND epoch(created_date) >= ?", params=[start]
+    )
+    data = labelled_features(con, encode(con, leads, con.table("interaction_groups"), model.encoder), model.encoder)
+    return data.labels, model.predict(data.kinds)[data.kind], dict(slices(data, model.encoder))
+
+
+def promote(
+    con: duckdb.DuckDBPyConnection, registry: Registry, version: str, *, why: str = "", force: bool = False
+) -> Verdict | None:
+    """Put a version in Production if the gate lets it pass, or by force; the first needs no comparison.
+
+    Returns the verdict, None when there was nobody to compare with. Raises PromotionRefused, with the objections.
+    """
+    registry.version(version)
+    champion = registry.champion_version_or_none()
+    if champion is None:
+        registry.promote(version, PRODUCTION, why=why)
+        return None
+    if champion == version:
+        return None
+    verdict = compare(con, registry, version, champion).verdict()
+    evidence: dict[str, Any] = {"champion": champion, "gate": verdict.as_text()}
+    if not verdict.passed and not force:
+        raise PromotionRefused(
+            f"version {version} stays out of Production: {'; '.join(verdict.objections)}; see `junk-leads models "
+            f"compare {version} {champion}`, or promote it all the same with --force --why REASON"
+        )
+    registry.promote(version, PRODUCTION, why=why, evidence={**evidence, **({"forced": True} if force else {})})
+    return verdict
+
+
+def compared(registry: Registry, versions: tuple[Version, Version], verdict: Verdict) -> str:
+    """Two versions side by side, as Markdown: what they were trained on, metrics with intervals, the gate's verdict."""
+    reports = [registry.evaluation(version.version) for version in versions]
+    head = ["", *(f"version {version.version}" for version in versions)]
+    rows: list[list[str]] = [
+        ["stage", *(version.stage or "-" for version in versions)],
+        ["created", *(version.created for version in versions)],
+        ["newest lead", *(_day(version.newest_lead) for version in versions)],
+        ["labelled leads", *(f"{sum(version.drops.values()):,}" for version in versions)],
+        ["drops", *(", ".join(version.drops) for version in versions)],
+        ["data fingerprint", *(version.data_fingerprint for version in versions)],
+        ["encoder", *(version.encoder_id for version in versions)],
+    ]
+    for split in reports[0]["splits"]:
+        for metric in ("auc", "average_precision", "brier", "calibration_error", "genuine_lost", "junk_removed"):
+            told = [report["splits"].get(split, {}).get(metric) for report in reports]
+            rows.append([f"{split} {metric}", *("-" if x is None else _interval(x) for x in told)])
+    table = [f"| {' | '.join(row)} |" for row in (head, ["---"] * 3, *rows)]
+    text = f"# Versions {versions[0].version} and {versions[1].version}\n\n" + "\n".join(table)
+    return f"{text}\n\nOn the same leads, version {versions[0].version} {verdict.as_text()}.\n"
+
+
+def plots(comparison: Comparison, versions: tuple[str, str]) -> dict[str, bytes]:
+    """ROC, reliability and junk budget of both versions on the same leads, by file name; none without leads."""
+    if len(np.unique(comparison.labels)) < 2:
+        return {}
+    told = {
+        f"version {version}": (comparison.labels, probabilities)
+        for version, probabilities in zip(versions, (comparison.challenger, comparison.champion), strict=True)
+    }
+    return {**plot_side_by_side(told), "junk_budget.png": plot_junk_budget(told)}
+
+
+def _interval(told: list[float]) -> str:
+    return f"{told[0]:.4f} ({told[1]:.4f} to {told[2]:.4f})"
+
+
+def _day(seconds: float) -> str:
+    return "-" if math.isnan(seconds) else day(seconds)

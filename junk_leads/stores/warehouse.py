@@ -1,0 +1,212 @@
+"""The DuckDB file: opening it, and putting whole outputs into tables by column name.
+
+What lives here: connections with a bounded wait for the file's lock, and the one transaction that
+replaces what a table holds of some drops. What does not: Dagster (see `io_managers.py`) and what the
+rows mean (see `steps/`).
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import duckdb
+
+from junk_leads.errors import DropUnknown, WarehouseUnavailable
+from junk_leads.steps.sql import quoted
+
+# Which table holds which drop, of which delivery (`content`, the file's SHA-256).
+HOLDINGS = "table_drops"
+DROP = "drop"
+_INTEGERS = {f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMALL", "BIG", "HUGE")}
+_INTEGERS |= {"INTEGER", "UINTEGER"}
+
+
+def connect(path: Path, *, wait_seconds: float = 60.0) -> duckdb.DuckDBPyConnection:
+    """Open the warehouse, waiting at most `wait_seconds` while another process holds it.
+
+    Raises WarehouseUnavailable naming the holder, or what is wrong with the file.
+    """
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            con = duckdb.connect(str(path))
+            break
+        except duckdb.IOException as error:
+            text = str(error)
+            if "Could not set lock" not in text:
+                raise WarehouseUnavailable(
+                    f"the warehouse {path} cannot be opened ({_first_line(text)}); "
+                    f"nothing was changed: restore it from a backup, or move it away and ingest the archive again"
+                ) from error
+            if time.monotonic() >= deadline:
+                raise WarehouseUnavailable(
+                    f"the warehouse {path} is held by another process ({_holder(text)}); "
+                    f"waited {wait_seconds:g} s: close it and try again"
+                ) from error
+            time.sleep(0.1)
+        except duckdb.Error as error:
+            raise WarehouseUnavailable(
+                f"the warehouse {path} is damaged ({_first_line(str(error))}); "
+                f"nothing was changed: restore it from a backup, or move it away and ingest the archive again"
+            ) from error
+    con.execute(
+        f"CREATE TABLE IF NOT EXISTS {HOLDINGS} "
+        "(table_name VARCHAR, drop VARCHAR, content VARCHAR, row_count BIGINT, stored_at TIMESTAMPTZ)"
+    )
+    return con
+
+
+def store(
+    con: duckdb.DuckDBPyConnection,
+    outputs: Mapping[str, duckdb.DuckDBPyRelation],
+    drops: Sequence[str] | None,
+    content: str | None = None,
+) -> dict[str, int]:
+    """Replace what each table holds of `drops` (of everything, when None), all in one transaction.
+
+    Rows go in by column name; a missing table is made, typed, even for no rows; a new column is added
+    and a column the output lacks is left null. `content` identifies the delivery that the first table's
+    rows come from; without it the drops' content in `raw_leads` is taken. Returns rows stored by table.
+    A failure leaves every former row as it was.
+    """
+    stored: dict[str, int] = {}
+    con.begin()
+    try:
+        for table, relation in outputs.items():
+            _fit_table(con, table, relation)
+        for table, relation in outputs.items():
+            stored[table] = _replace(con, table, relation, drops)
+        main = next(iter(outputs))
+        for drop in drops or ():
+            _hold(con, main, drop, content)
+        con.commit()
+    except BaseException:
+        con.rollback()
+        raise
+    return stored
+
+
+def holds(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
+    """The drops a table holds, each with the content it was made from, in the order first stored."""
+    rows = con.execute(
+        f"SELECT drop, content FROM {HOLDINGS} WHERE table_name = ? ORDER BY stored_at, drop", [table]
+    ).fetchall()
+    return dict(rows)
+
+
+def rows_of(con: duckdb.DuckDBPyConnection, table: str, drops: Sequence[str] | None = None) -> duckdb.DuckDBPyRelation:
+    """The rows of a table: of some drops, or all. Nothing is read until the relation is used.
+
+    Raises DropUnknown when a single drop is asked for that the table does not hold, or holds of a former
+    delivery only. Of several drops, those that it does not hold have no rows.
+    """
+    if not has_table(con, table):
+        what = f"drop {drops[0]!r}" if drops and len(drops) == 1 else "anything"
+        raise DropUnknown(f"{table} does not hold {what} yet; materialise {table} first")
+    relation = con.table(table)
+    if drops is not None and len(drops) == 1:
+        _refuse_stale(con, table, drops[0])
+    held, delivered = holds(con, table), holds(con, "raw_leads")
+    current = [drop for drop, content in held.items() if delivered.get(drop, content) == content]
+    if drops is None and len(current) == len(held):
+        return relation
+    wanted = [drop for drop in current if drops is None or drop in drops]
+    return relation.filter(duckdb.ColumnExpression(DROP).isin(*map(duckdb.ConstantExpression, wanted or [""])))
+
+
+def has_table(con: duckdb.DuckDBPyConnection, table: str) -> bool:
+    """Whether the warehouse has this table."""
+    found = con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = ? AND NOT temporary", [table])
+    return bool(found.fetchall()[0][0])
+
+
+def _refuse_stale(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> None:
+    held = holds(con, table)
+    if drop not in held:
+        raise DropUnknown(
+            f"{table} does not hold drop {drop!r}: it was refused or not materialised yet; "
+            f"look into quarantine/ for its reason, or materialise {table} for it first"
+        )
+    delivered = holds(con, "raw_leads").get(drop)
+    if delivered is not None and held[drop] != delivered:
+        raise DropUnknown(
+            f"{table} holds drop {drop!r} of a former delivery only, its newest was refused there or not "
+            f"materialised yet; materialise {table} for it first"
+        )
+
+
+def _fit_table(con: duckdb.DuckDBPyConnection, table: str, relation: duckdb.DuckDBPyRelation) -> None:
+    """Make the table, or add the columns it lacks."""
+    columns = dict(zip(relation.columns, map(str, relation.types), strict=True))
+    there: dict[str, str] = {}
+    if has_table(con, table):
+        former = con.table(table)
+        there = {name.lower(): str(kind) for name, kind in zip(former.columns, former.types, strict=True)}
+    for name, kind in columns.items():
+        _refuse_kind(con, table, name, there.get(name.lower()), kind)
+    if not there:
+        declared = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
+        con.execute(f"CREATE TABLE {quoted(table)} ({declared})")
+        return
+    for name, kind in columns.items():
+        if name.lower() not in there:
+            con.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {quoted(name)} {kind}")
+
+
+def _refuse_kind(con: duckdb.DuckDBPyConnection, table: str, name: str, former: str | None, kind: str) -> None:
+    """Refuse a column whose values DuckDB would round or cut to fit the table; integers fail loudly of themselves."""
+    if kind == former or (former in _INTEGERS and kind in _INTEGERS):
+        return
+    if former is None:
+        wrong = "has no type" if kind == '"NULL"' else None
+    else:
+        common = con.sql(f"SELECT NULL::{former} UNION ALL SELECT NULL::{kind}").types[0]
+        wrong = None if str(common) == former else f"is {former}, the output has {kind}"
+    if wrong:
+        raise WarehouseUnavailable(
+            f"column {name} of {table} {wrong}; nothing was stored: cast it in the step that made it"
+        )
+
+
+def _replace(
+    con: duckdb.DuckDBPyConnection, table: str, relation: duckdb.DuckDBPyRelation, drops: Sequence[str] | None
+) -> int:
+    target = quoted(table)
+    last = con.execute(f"SELECT coalesce(max(rowid), -1) FROM {target}").fetchall()[0][0]
+    output = relation  # noqa: F841  DuckDB finds it by this name: the rows never leave DuckDB
+    # former rows go last: the output may be made of them
+    inserted = int(con.execute(f"INSERT INTO {target} BY NAME SELECT * FROM output").fetchall()[0][0])
+    if drops is None:
+        con.execute(f"DELETE FROM {target} WHERE rowid <= ?", [last])
+    else:
+        con.execute(f"DELETE FROM {target} WHERE rowid <= ? AND drop IN (SELECT unnest(?))", [last, list(drops)])
+    if drops is not None:
+        counted = con.execute(f"SELECT count(*) FROM {target} WHERE drop IN (SELECT unnest(?))", [list(drops)])
+        if counted.fetchall()[0][0] != inserted:
+            raise WarehouseUnavailable(
+                f"an output of {table} holds rows of other drops than {', '.join(drops)}; nothing was stored: "
+                f"report this as a defect of the step that made it"
+            )
+    return inserted
+
+
+def _hold(con: duckdb.DuckDBPyConnection, table: str, drop: str, content: str | None) -> None:
+    delivered = holds(con, "raw_leads")
+    if content is None and delivered and drop not in delivered:
+        return  # a refused drop inside a range of drops: nothing of it is held
+    content = content or delivered.get(drop, "")
+    con.execute(f"DELETE FROM {HOLDINGS} WHERE table_name = ? AND drop = ?", [table, drop])
+    con.execute(
+        f"INSERT INTO {HOLDINGS} SELECT ?, ?, ?, (SELECT count(*) FROM {quoted(table)} WHERE drop = ?), now()",
+        [table, drop, content, drop],
+    )
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0][:200]
+
+
+def _holder(text: str) -> str:
+    # DuckDB says: Conflicting lock is held in <program> (PID <number>)
+    _, _, holder = text.partition("Conflicting lock is held in ")
+    return holder.split(". ")[0].strip()[:200] or "unknown to DuckDB"

@@ -1,0 +1,73 @@
+"""Runs whose process was killed: no later run waits for them, and a run that lives is left alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+
+from junk_leads.defs.recovery import fail_dead_runs, hold
+from junk_leads.home import Home
+from junk_leads.running.launching import platform
+from junk_leads.steps.leads.generating import write_leads
+from junk_leads_tests.conftest import run_command
+
+
+def wait_for_slot(home: Home, process: subprocess.Popen[bytes]) -> str:
+    """The run that holds the warehouse's slot, as soon as one does."""
+    deadline = time.monotonic() + 60
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        while time.monotonic() < deadline and process.poll() is None:
+            for run_id in instance.event_log_storage.get_concurrency_run_ids():
+                return run_id
+            time.sleep(0.05)
+    raise AssertionError("no run took a slot")
+
+
+def test_after_a_run_was_killed_the_next_command_goes_on_and_the_dead_run_is_told_as_failed(
+    home: Home, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    write_leads(first, 20_000, seed=1)
+    write_leads(second, 50, seed=2)
+    with platform(home):
+        pass  # the instance is there before it is looked into
+    command = [sys.executable, "-m", "junk_leads.cli", "ingest", str(first)]
+    process = subprocess.Popen(
+        command, env={**os.environ, "JUNK_LEADS_HOME": str(home.root)}, stderr=subprocess.DEVNULL
+    )
+    dead = wait_for_slot(home, process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = run_command("ingest", second, "--json", home=home)
+    assert done.json["drops"][0]["kept"] == 50
+    assert f"… run {dead} had ended with its process and is marked as failed" in done.err.splitlines()
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        run = instance.get_run_by_id(dead)
+        assert run is not None
+        assert run.status is dg.DagsterRunStatus.FAILURE
+    again = run_command("ingest", first, "--json", home=home)
+    assert again.json["drops"][0]["rows_read"] == 20_000
+
+
+def test_a_run_is_left_alone_while_any_process_runs_one(home: Home) -> None:
+    with platform(home) as found:
+        job = found.definitions.resolve_job_def("data_pipeline")
+        run = found.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+        found.instance.event_log_storage.initialize_concurrency_limit_to_default("warehouse")
+        found.instance.event_log_storage.claim_concurrency_slot("warehouse", run.run_id, "raw_leads")
+        with hold(home.running_lock), hold(home.running_lock):
+            assert fail_dead_runs(found.instance, home) == []
+        assert fail_dead_runs(found.instance, home) == [run.run_id]
+        assert found.instance.event_log_storage.get_concurrency_run_ids() == set()
+        assert fail_dead_runs(found.instance, home) == []
+
+
+def test_a_run_that_has_just_been_started_is_given_time_to_take_the_lock(home: Home) -> None:
+    with platform(home) as found:
+        job = found.definitions.resolve_job_def("data_pipeline")
+        found.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+        assert fail_dead_runs(found.instance, home) == []

@@ -1,0 +1,382 @@
+"""Scoring: a lead's probability is its own, whoever it comes with and whichever way it comes to the model.
+
+The model is the one of the trained home. What features a lead has is tested in `test_encoding.py`.
+"""
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from junk_leads.reference import INTERACTION_GROUPS
+from junk_leads.steps.leads.cleaning import clean, normalise
+from junk_leads.steps.leads.encoding import LEVEL_COLUMNS, encode
+from junk_leads.steps.leads.interactions import group_interactions
+from junk_leads.steps.leads.kinds import kinds_of_leads
+from junk_leads.steps.leads.reading import read_leads
+from junk_leads.steps.scoring.reasons import STRONGEST, contributions, reasons_of
+from junk_leads.steps.scoring.scoring import (
+    FORMULA_STARTS,
+    GRADES,
+    PREDICTED,
+    ScoringModel,
+    grade_of,
+    score_of,
+    score_raw_leads,
+    write_scored_file,
+)
+from junk_leads.stores.registry import Registry, mlflow_quiet
+from junk_leads_tests.conftest import DELIVERED, SCHEMA, Trained, leads_of
+
+pytestmark = pytest.mark.xdist_group("scoring properties")
+
+Predictions = dict[int, tuple[Any, ...]]
+
+
+@pytest.fixture(scope="module")
+def model(trained: Trained) -> ScoringModel:
+    return Registry(trained.home).load("1")
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as connection:
+        yield connection
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """The drop `new`: its cells as delivered, and what the graph predicted of each lead, by lead number."""
+
+    header: list[str]
+    rows: list[list[str]]
+    predicted: Predictions
+
+    def probabilities(self, leads: Sequence[int]) -> list[float]:
+        return [self.predicted[lead][0] for lead in leads]
+
+
+@pytest.fixture(scope="module")
+def new(trained: Trained) -> Delivered:
+    with trained.new.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    with duckdb.connect(str(trained.home.warehouse), read_only=True) as con:
+        told = con.sql(f"SELECT lead_number, {', '.join(PREDICTED)} FROM predictions WHERE drop = 'new'").fetchall()
+    return Delivered(header, rows, {row[0]: row[1:] for row in told})
+
+
+# Whoever a lead comes with
+
+
+def scored(
+    con: duckdb.DuckDBPyConnection, model: ScoringModel, raw: duckdb.DuckDBPyRelation
+) -> dict[tuple[str, int], float]:
+    """Probabilities by (drop, lead number), by the steps of the graph, reasons left out: they take long."""
+    cleaned = clean(con, raw, SCHEMA)
+    encoded = encode(con, cleaned, group_interactions(con, cleaned), model.encoder).to_arrow_table()
+    kinds, kind = kinds_of_leads([encoded], model.encoder.features)
+    probabilities = model.tell(model.predict(kinds))[kind]
+    leads = zip(encoded["drop"].to_pylist(), encoded["lead_number"].to_pylist(), strict=True)
+    return dict(zip(leads, probabilities.tolist(), strict=True))
+
+
+def raw_leads(con: duckdb.DuckDBPyConnection, path: Path, table: list[list[str]]) -> duckdb.DuckDBPyRelation:
+    """Raw leads of a delivered file with these cells, the header first; the file's stem is the drop."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(table)
+    return read_leads(con, path, SCHEMA).leads.select(f"'{path.stem}' AS drop, *")
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.lists(st.integers(0, 398), min_size=1, max_size=25, unique=True),
+    st.lists(st.integers(1, 24), max_size=2),
+    st.permutations(range(44)),
+)
+def test_a_lead_keeps_its_probability_in_any_file_at_any_line_and_with_columns_in_any_order(
+    model: ScoringModel,
+    database: duckdb.DuckDBPyConnection,
+    new: Delivered,
+    tmp_path_factory: pytest.TempPathFactory,
+    places: list[int],
+    cuts: list[int],
+    columns: list[int],
+) -> None:
+    folder, everyone = tmp_path_factory.mktemp("drops"), list(new.predicted)
+    leads = [everyone[place] for place in places]
+    bounds = [0, *sorted(cut for cut in cuts if cut < len(leads)), len(leads)]
+    drops = {f"d{n}": leads[first:end] for n, (first, end) in enumerate(itertools.pairwise(bounds))}
+    files = []
+    for drop, of_drop in drops.items():
+        table = [new.header, *(new.rows[lead - 1] for lead in of_drop)]
+        files.append(raw_leads(database, folder / f"{drop}.csv", [[row[at] for at in columns] for row in table]))
+    raw = files[0]
+    for other in files[1:]:
+        raw = raw.union(other)
+    found = scored(database, model, raw)
+    expected = {
+        (drop, line): new.predicted[lead][0] for drop, of_drop in drops.items() for line, lead in enumerate(of_drop, 1)
+    }
+    assert found == expected
+
+
+LEVELS = st.sampled_from([None, "Level0", " level1 ", "LEVEL3", "Level99", "it's", "🎓", "=1+1"])
+COUNTS = st.none() | st.integers(0, 3) | st.sampled_from([99_999, 2**31 - 1])
+ODD = st.fixed_dictionaries(
+    {
+        "created_date": st.sampled_from(["2021-07-01 00:00:00", "2022-02-28 23:59:59", "2099-12-31 12:00:00"]),
+        "city_mapped": st.sampled_from([None, "mumbai", "Navi  Mumbai", "zürich", "others"]),
+        **dict.fromkeys(LEVEL_COLUMNS[:3], LEVELS),
+        **dict.fromkeys(("total_leads_droppped", "syllabus", "careers", "whatsapp_chat_click"), COUNTS),
+        "referred_lead": st.sampled_from([None, 0, 1]),
+        "app_complete_flag": st.none(),
+    }
+)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(ODD, min_size=2, max_size=4))
+def test_even_an_odd_lead_has_alone_the_probability_it_has_among_others(
+    model: ScoringModel, database: duckdb.DuckDBPyConnection, delivered: list[dict[str, Any]]
+) -> None:
+    together = scored(database, model, leads_of(database, *delivered))
+    for lead, probability in together.items():
+        alone = scored(database, model, leads_of(database, delivered[lead[1] - 1]))
+        assert list(alone.values()) == [probability]
+        assert 0 < probability < 1
+
+
+def test_a_lead_alone_has_the_whole_prediction_that_the_graph_gave_it_in_its_drop(
+    model: ScoringModel, database: duckdb.DuckDBPyConnection, new: Delivered, tmp_path: Path
+) -> None:
+    for lead in (min(new.predicted), max(new.predicted)):
+        raw = raw_leads(database, tmp_path / f"{lead}.csv", [new.header, new.rows[lead - 1]])
+        (alone,) = score_raw_leads(database, raw, model, SCHEMA).to_pylist()
+        assert tuple(alone[name] for name in PREDICTED) == new.predicted[lead]
+        assert (alone["drop"], alone["lead_number"], alone["model_version"]) == (str(lead), 1, "1")
+
+
+def test_raw_leads_are_scored_each_by_itself_duplicates_too(
+    model: ScoringModel, database: duckdb.DuckDBPyConnection
+) -> None:
+    twice = score_raw_leads(
+        database, leads_of(database, {}, {"first_platform_c": "Level3"}, {}), model, SCHEMA
+    ).to_pylist()
+    assert [row["lead_number"] for row in twice] == [1, 2, 3]
+    assert twice[0] == {**twice[2], "lead_number": 1}
+    assert twice[0]["probability"] != twice[1]["probability"]
+
+
+def test_no_raw_leads_have_no_predictions(model: ScoringModel, database: duckdb.DuckDBPyConnection) -> None:
+    assert score_raw_leads(database, leads_of(database, {}).limit(0), model, SCHEMA).num_rows == 0
+
+
+# Whichever way a lead comes to the model
+
+
+@pytest.fixture(scope="module")
+def client(trained: Trained) -> Iterator[Callable[[pd.DataFrame], list[tuple[Any, ...]]]]:
+    """Predicts with the champion as any MLflow client does, which loads it by name."""
+    with mlflow_quiet():  # what it is told at its import holds for all of this process
+        import mlflow
+
+    before = mlflow.get_tracking_uri()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend("")  # MLflow puts the model's own code on the path: taken off again
+        mlflow.set_tracking_uri(trained.home.mlflow_uri)
+        loaded = mlflow.pyfunc.load_model("models:/junk_leads@production")
+        mlflow.set_tracking_uri(before)
+        yield lambda frame: list(loaded.predict(frame)[list(PREDICTED)].itertuples(index=False, name=None))
+
+
+Client = Callable[[pd.DataFrame], list[tuple[Any, ...]]]
+
+
+def test_an_mlflow_client_predicts_of_texts_what_the_graph_predicted_to_the_bit(client: Client, new: Delivered) -> None:
+    predicted = client(pd.DataFrame(new.rows, columns=new.header))
+    assert {lead: predicted[lead - 1] for lead in new.predicted} == new.predicted
+
+
+def test_an_mlflow_client_predicts_the_same_of_numbers_in_any_order_of_columns_and_under_any_index(
+    client: Client, new: Delivered
+) -> None:
+    leads = list(new.predicted)[:20]
+    text = io.StringIO("\n".join(",".join(row) for row in (new.header, *(new.rows[lead - 1] for lead in leads))))
+    frame = pd.read_csv(text)
+    assert sum(kind == np.float64 for kind in frame.dtypes) == 39
+    frame = frame[list(reversed(frame.columns))].set_index(pd.Index([7] * 20)).assign(drop="x", note="=1")
+    assert client(frame) == [new.predicted[lead] for lead in leads]
+
+
+def test_a_column_that_an_mlflow_client_leaves_out_is_missing_in_every_lead(
+    client: Client, model: ScoringModel, database: duckdb.DuckDBPyConnection
+) -> None:
+    frame = pd.DataFrame({"first_platform_c": ["Level0", "Level3"], "syllabus": [2.0, None]})
+    empty = {**dict.fromkeys(DELIVERED), "created_date": "2021-07-01 00:00:00"}
+    leads = [{**empty, "first_platform_c": "Level0", "syllabus": 2}, {**empty, "first_platform_c": "Level3"}]
+    raw = score_raw_leads(database, leads_of(database, *leads), model, SCHEMA).select(list(PREDICTED)).to_pylist()
+    assert client(frame) == [tuple(row.values()) for row in raw]
+
+
+def test_what_is_missing_in_a_file_is_missing_in_the_same_texts_of_an_mlflow_client(
+    client: Client, model: ScoringModel, database: duckdb.DuckDBPyConnection, new: Delivered, tmp_path: Path
+) -> None:
+    city = new.header.index("city_mapped")
+    rows = [[*new.rows[0][:city], token, *new.rows[0][city + 1 :]] for token in SCHEMA.null_tokens]
+    raw = raw_leads(database, tmp_path / "tokens.csv", [new.header, *rows])
+    read = score_raw_leads(database, raw, model, SCHEMA)["probability"].to_pylist()
+    assert [row[0] for row in client(pd.DataFrame(rows, columns=new.header))] == read
+
+
+def test_an_mlflow_client_may_give_counts_as_whole_numbers(client: Client) -> None:
+    counts = ["total_leads_droppped", "syllabus"]
+    frame = pd.DataFrame([["Level0", 1, 2]], columns=["first_platform_c", *counts])
+    assert client(frame) == client(frame.astype(dict.fromkeys(counts, float)))
+
+
+# From probability to score, grade and reasons
+
+PROBABILITIES = arrays.arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1))
+
+
+@settings(max_examples=15, deadline=None)
+@given(PROBABILITIES)
+def test_scores_are_1_to_99_and_rise_with_probability(probabilities: np.ndarray) -> None:
+    scores = score_of(np.sort(probabilities)).tolist()
+    assert scores == sorted(scores)
+    assert 1 <= scores[0] <= scores[-1] <= 99
+    assert np.abs(score_of(probabilities) - probabilities * 100).max() <= 1
+
+
+@settings(max_examples=15, deadline=None)
+@given(PROBABILITIES, st.lists(st.floats(0.01, 0.99), min_size=3, max_size=3, unique=True))
+def test_a_grade_begins_at_its_least_probability_and_never_falls_as_probability_rises(
+    probabilities: np.ndarray, bounds: list[float]
+) -> None:
+    least = dict(zip(GRADES, sorted(bounds, reverse=True), strict=False))
+    grades = grade_of(np.sort(probabilities), least).tolist()
+    assert grades == sorted(grades, reverse=True)
+    for grade, below, bound in zip(GRADES, GRADES[1:], least.values(), strict=False):
+        assert grade_of(np.array([bound, np.nextafter(bound, 0)]), least).tolist() == [grade, below]
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """The kinds of leads in the drop `new`, and the kind of each of its leads."""
+
+    kinds: np.ndarray
+    kind: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def kinds(model: ScoringModel, database: duckdb.DuckDBPyConnection, trained: Trained) -> Kinds:
+    leads = read_leads(database, trained.new, SCHEMA).leads.select("'new' AS drop, *")
+    cleaned = normalise(database, leads, SCHEMA)
+    encoded = encode(database, cleaned, group_interactions(database, cleaned), model.encoder)
+    return Kinds(*kinds_of_leads([encoded.order("lead_number").to_arrow_table()], model.encoder.features))
+
+
+def test_contributions_and_their_base_sum_to_the_log_odds_of_the_trees(model: ScoringModel, kinds: Kinds) -> None:
+    grouped, columns, base = contributions(model.booster, model.encoder, kinds.kinds)
+    assert grouped.shape == (len(kinds.kinds), len(columns))
+    assert set(columns) == {
+        *("total_leads_droppped", "referred_lead", "is_city_missing", "city_tier"),
+        *LEVEL_COLUMNS,
+        *INTERACTION_GROUPS,
+    }
+    raw = np.asarray(model.booster.predict(kinds.kinds, raw_score=True))
+    assert raw.std() > 0.5
+    np.testing.assert_allclose(grouped.sum(axis=1) + base, raw, rtol=0, atol=1e-6)
+    assert np.ptp(base) == 0
+
+
+def reasons(model: ScoringModel, kinds: np.ndarray) -> list[str]:
+    return reasons_of(model.booster, model.encoder, model.settings["conversions"], kinds)
+
+
+def reasons_told(text: str) -> dict[str, list[str]]:
+    """Reasons by side; how leads of a kind fare belongs to the reason before it."""
+    sides = dict(re.findall(r"(For|Against): (.*?)(?=\. (?:For|Against): |\Z)", text))
+    return {side: re.split(r"; (?!such leads )", told) for side, told in sides.items()}
+
+
+def test_reasons_are_the_three_strongest_contributions_of_each_side(model: ScoringModel, kinds: Kinds) -> None:
+    grouped, _, _ = contributions(model.booster, model.encoder, kinds.kinds)
+    for row, text in zip(grouped, reasons(model, kinds.kinds), strict=True):
+        told = reasons_told(text)
+        counts = {"For": int((row > 0).sum()), "Against": int((row < 0).sum())}
+        expected = {side: min(STRONGEST, count) for side, count in counts.items() if count}
+        assert {side: len(reasons) for side, reasons in told.items()} == expected
+        assert len({reason for reasons in told.values() for reason in reasons}) == sum(expected.values())
+        if len(told) == 2:
+            assert next(iter(told)) == ("For" if row.sum() > 0 else "Against")  # the side that weighs more comes first
+
+
+def test_reasons_are_the_same_each_time_and_in_any_company(model: ScoringModel, kinds: Kinds, new: Delivered) -> None:
+    told = reasons(model, kinds.kinds)
+    assert reasons(model, kinds.kinds) == told
+    by_lead = {lead: told[kinds.kind[lead - 1]] for lead in new.predicted}
+    assert by_lead == {lead: row[-1] for lead, row in new.predicted.items()}
+    assert reasons(model, kinds.kinds[[9, 3, 9]]) == [told[9], told[3], told[9]]
+
+
+# The scored file
+
+CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5)
+RISKY = st.builds("{}{}".format, st.sampled_from(FORMULA_STARTS), CELL)
+
+
+def as_written(folder: Path, con: duckdb.DuckDBPyConnection, header: list[str], rows: list[list[str]]) -> Any:
+    """The scored file of delivered rows, of which the last alone was accepted, as a CSV reader finds it."""
+    columns: dict[str, list[Any]] = {"lead_number": list(range(1, len(rows) + 1))}
+    columns |= {f"c{place}": [row[place] for row in rows] for place in range(len(header))}
+    predicted = {"drop": ["d"], "lead_number": [len(rows)], "probability": [0.1 + 0.2], "model_version": ["1"]}
+    relations = [con.from_arrow(pa.table(table)) for table in (columns, predicted)]
+    path = folder / "d.csv"
+    assert write_scored_file(con, path, tuple(header), *relations) == 1
+    assert [child.name for child in folder.iterdir()] == ["d.csv"]
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def inert(cell: str) -> str:
+    return f"'{cell}" if cell.startswith(tuple(FORMULA_STARTS)) else cell
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(1, 3).flatmap(
+        lambda width: st.lists(
+            st.lists(CELL | RISKY | st.sampled_from(['"', "\r\n", ",", "'=", " a "]), min_size=width, max_size=width),
+            min_size=2,
+            max_size=4,
+        )
+    )
+)
+def test_the_scored_file_holds_every_delivered_cell_and_no_formula(
+    database: duckdb.DuckDBPyConnection, tmp_path_factory: pytest.TempPathFactory, table: list[list[str]]
+) -> None:
+    header, rows = [name.replace("\r", "\n") for name in table[0]], table[1:]
+    assert as_written(tmp_path_factory.mktemp("scored"), database, header, rows) == [
+        [*map(inert, header), "drop", "lead_number", "probability", "model_version"],
+        [*map(inert, rows[-1]), "d", str(len(rows)), "0.30000000000000004", "1"],
+    ]
+
+
+def test_a_column_whose_name_has_a_carriage_return_keeps_it(
+    database: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    assert as_written(tmp_path, database, ["my\rnote"], [["a"]])[0][0] == "my\rnote"

@@ -1,0 +1,281 @@
+"""The ledger: which file means which drop, and where a file goes when it is done with."""
+
+import json
+import os
+import re
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from junk_leads.errors import DropRefused, DropUnknown, JunkLeadsError
+from junk_leads.home import Home
+from junk_leads.stores.ledger import Ledger, content_of, drop_key, hand_over
+
+REFUSED = DropRefused("the header lacks city_mapped", where="line 1", expected="every column", do="add it")
+
+
+@pytest.fixture
+def ledger(home: Home) -> Ledger:
+    return Ledger(home)
+
+
+@pytest.fixture
+def incoming(home: Home) -> Callable[..., Path]:
+    def put(name: str, content: str = "one") -> Path:
+        path = home.incoming / name
+        path.write_text(content)
+        return path
+
+    return put
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("leads-2021-07.csv", "leads-2021-07"),
+        ("Leads_07.v2.CSV", "Leads_07.v2"),
+        ("leads.csv.gz", "leads"),
+        ("leads.CSV.GZ", "leads"),
+        ("leads-20210701.csv", "leads-20210701"),
+        ("leads.txt", "leads.txt"),
+        ("x[1].csv", "x-1--"),
+        ("it's; --.csv", "it-s--"),
+        ("../../etc/passwd.csv", "etc-passwd--"),
+        ("two\nlines.csv", "two-lines--"),
+        ("😀.csv", "drop--"),
+        ("https://example.org/leads.csv", "https-example.org-leads--"),
+        (".csv", "drop--"),
+        ("...csv", "drop--"),
+        ("-rf.csv", "rf--"),
+        ("é" * 125 + ".csv", "drop--"),
+        ("x" * 251 + ".csv", "x" * 80 + "--"),
+        ("\udcff.csv", "drop--"),
+    ],
+)
+def test_a_file_name_becomes_a_key_of_safe_characters(name: str, key: str) -> None:
+    found = drop_key(name)
+    assert re.fullmatch(re.escape(key) + ("[0-9a-f]{12}" if key.endswith("--") else ""), found)
+
+
+STEMS = st.text(st.sampled_from("ab-. é\n/0123456789abcdef"), max_size=12) | st.text(max_size=100)
+
+
+@given(STEMS, STEMS)
+@example("a b", "a-b")
+@example("a b", "a_b")
+@example("x" * 81, "x" * 82)
+@example("", "drop")
+def test_two_names_never_mean_the_same_drop(one: str, other: str) -> None:
+    if one != other:
+        assert drop_key(f"{one}.csv") != drop_key(f"{other}.csv")
+
+
+@given(STEMS)
+@example("a b")
+def test_a_name_that_looks_like_the_key_of_another_does_not_mean_its_drop(stem: str) -> None:
+    key = drop_key(f"{stem}.csv")
+    assert drop_key(f"{key}.csv") == key if key == stem else drop_key(f"{key}.csv") != key
+
+
+# Handing over
+
+
+def test_a_file_that_is_handed_over_is_copied_and_never_changed(home: Home, ledger: Ledger, tmp_path: Path) -> None:
+    mine = tmp_path / "july.csv"
+    mine.write_text("leads")
+    before = mine.stat()
+    delivery = hand_over(home, ledger, mine)
+    assert (delivery.drop, delivery.file_name, delivery.status) == ("july", "july.csv", "waiting")
+    assert delivery.path.parent == home.handed
+    assert delivery.path.read_text() == "leads"
+    ledger.accept(delivery)
+    assert mine.read_text() == "leads"
+    assert (mine.stat().st_mtime_ns, mine.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    assert list(home.handed.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["july.csv.gz", "JULY.CSV.GZ"])
+def test_a_compressed_file_stays_named_as_one(home: Home, ledger: Ledger, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"zipped")
+    delivery = hand_over(home, ledger, tmp_path / name)
+    assert delivery.path.name.endswith(".csv.gz")
+    ledger.accept(delivery)
+    assert ledger.newest(delivery.drop).path.name.endswith(".csv.gz")
+
+
+def test_files_of_one_name_from_two_folders_are_two_deliveries_of_one_drop(
+    home: Home, ledger: Ledger, tmp_path: Path
+) -> None:
+    paths = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "july.csv").write_text(folder)
+        paths.append(hand_over(home, ledger, tmp_path / folder / "july.csv").path)
+    assert [path.read_text() for path in paths] == ["a", "b"]
+    assert [(d.drop, d.path) for d in ledger.deliveries()] == [("july", paths[0]), ("july", paths[1])]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda path: path.symlink_to("/etc/hostname"), os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nowhere")],
+    ids=["link", "pipe", "folder", "broken link"],
+)
+def test_what_is_not_a_regular_file_is_refused_without_opening_it(
+    home: Home, ledger: Ledger, tmp_path: Path, make: Callable[[Path], object]
+) -> None:
+    make(tmp_path / "july.csv")
+    with pytest.raises(
+        DropRefused, match=r"^'july.csv' is not a regular file; deliver the CSV itself, not a link or folder$"
+    ):
+        hand_over(home, ledger, tmp_path / "july.csv")
+    assert ledger.deliveries() == []
+
+
+def test_a_file_that_is_not_there_is_refused(home: Home, ledger: Ledger, tmp_path: Path) -> None:
+    with pytest.raises(DropRefused) as refused:
+        hand_over(home, ledger, tmp_path / "absent.csv")
+    assert str(refused.value) == f"there is no file '{tmp_path}/absent.csv'; check the name"
+
+
+def test_a_name_that_is_not_utf_8_can_be_handed_over_and_refused(home: Home, ledger: Ledger, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.csv")
+    path.write_text("leads")
+    delivery = hand_over(home, ledger, path)
+    assert delivery.file_name == "caf?.csv"
+    folder = ledger.refuse(delivery, REFUSED)
+    assert json.loads((folder / "reason.json").read_text())["file"] == "caf?.csv"
+
+
+# Deliveries
+
+
+def test_the_same_content_twice_is_one_delivery(ledger: Ledger, incoming: Callable[..., Path]) -> None:
+    first = ledger.deliver(incoming("july.csv"), "sha-1")
+    ledger.accept(first)
+    again = ledger.deliver(incoming("july.csv"), "sha-1")
+    assert ledger.deliveries() == [again]
+    assert (again.status, again.attempts) == ("waiting", 2)
+
+
+def test_the_newest_delivery_of_a_drop_is_the_one_that_counts(ledger: Ledger, incoming: Callable[..., Path]) -> None:
+    path = incoming("july.csv")
+    for content in ("sha-1", "sha-2"):
+        ledger.deliver(path, content)
+    ledger.deliver(incoming("june.csv"), "sha-1")
+    assert ledger.newest("july").content == "sha-2"
+    ledger.deliver(path, "sha-1")  # the former content comes back
+    assert ledger.newest("july").content == "sha-1"
+    assert [(d.drop, d.content) for d in ledger.deliveries()] == [
+        ("july", "sha-2"),
+        ("june", "sha-1"),
+        ("july", "sha-1"),
+    ]
+
+
+def test_a_drop_that_was_never_delivered_says_where_to_put_it(home: Home, ledger: Ledger) -> None:
+    with pytest.raises(DropUnknown) as unknown:
+        ledger.newest("july")
+    assert str(unknown.value) == f"drop 'july' was never delivered; put its CSV into {home.incoming}"
+
+
+def test_deliveries_made_at_once_are_all_noted(home: Home, incoming: Callable[..., Path]) -> None:
+    path = incoming("x.csv")
+    threads = [
+        threading.Thread(target=lambda n=n: Ledger(home).deliver(path, f"sha-{n}", name=f"drop{n}.csv"))
+        for n in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    deliveries = Ledger(home).deliveries()
+    assert {d.drop for d in deliveries} == {f"drop{n}" for n in range(20)}
+    assert len({d.number for d in deliveries}) == 20
+
+
+def test_a_damaged_ledger_is_named_and_left_as_it_is(home: Home) -> None:
+    home.ledger.write_bytes(b"no database" * 100)
+    with pytest.raises(JunkLeadsError) as error:
+        Ledger(home)
+    assert str(error.value) == (
+        f"the ledger {home.ledger} cannot be used (file is not a database); nothing was changed: restore it from a "
+        "backup, or move it away and deliver the files again"
+    )
+    assert home.ledger.read_bytes() == b"no database" * 100
+
+
+# What becomes of a file
+
+
+def test_an_accepted_file_moves_to_the_archive(home: Home, ledger: Ledger, incoming: Callable[..., Path]) -> None:
+    path = incoming("july.csv", "leads")
+    content = content_of(path)
+    ledger.accept(ledger.deliver(path, content))
+    accepted = ledger.newest("july")
+    assert accepted.status == "accepted"
+    assert accepted.path == home.archive / f"july-{content[:12]}.csv"
+    assert accepted.path.read_text() == "leads"
+    assert not path.exists()
+
+
+def test_accepting_twice_ends_as_accepting_once(ledger: Ledger, incoming: Callable[..., Path]) -> None:
+    delivery = ledger.deliver(incoming("july.csv", "leads"), "sha-1")
+    ledger.accept(delivery)
+    ledger.accept(delivery)
+    assert ledger.newest("july").path.read_text() == "leads"
+
+
+def test_a_refused_file_moves_to_quarantine_with_its_reason(
+    home: Home, ledger: Ledger, incoming: Callable[..., Path]
+) -> None:
+    path = incoming("july.csv", "leads")
+    folder = ledger.refuse(ledger.deliver(path, "0123456789abcdef"), REFUSED)
+    assert folder == home.quarantine / "july-0123456789ab"
+    assert sorted(file.name for file in folder.iterdir()) == ["july.csv", "reason.json"]
+    reason = json.loads((folder / "reason.json").read_text(encoding="utf-8"))
+    assert datetime.fromisoformat(reason.pop("when")).tzinfo is not None
+    assert reason == {
+        "file": "july.csv",
+        "drop": "july",
+        "what": "the header lacks city_mapped",
+        "where": "line 1",
+        "expected": "every column",
+        "do": "add it",
+    }
+    refused = ledger.newest("july")
+    assert (refused.status, refused.path) == ("refused", folder / "july.csv")
+    assert refused.reason == "the header lacks city_mapped; expected every column; add it"
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("leads.v2.csv", "leads.v2.csv"),
+        ("leads.2021-07.CSV", "leads.2021-07.csv"),
+        ("leads.csv.gz", "leads.csv.gz"),
+        ("leads.a\nb.csv", drop_key("leads.a\nb.csv") + ".csv"),
+    ],
+)
+def test_a_refused_file_is_named_after_its_drop(
+    ledger: Ledger, incoming: Callable[..., Path], name: str, kept: str
+) -> None:
+    ledger.refuse(ledger.deliver(incoming(name), "sha-1"), REFUSED)
+    assert ledger.newest(drop_key(name)).path.name == kept
+
+
+def test_a_file_that_is_gone_is_refused_all_the_same(ledger: Ledger, incoming: Callable[..., Path]) -> None:
+    path = incoming("july.csv")
+    delivery = ledger.deliver(path, "sha-1")
+    path.unlink()
+    folder = ledger.refuse(delivery, REFUSED)
+    assert [file.name for file in folder.iterdir()] == ["reason.json"]
+    assert ledger.newest("july").status == "refused"

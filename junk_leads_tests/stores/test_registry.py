@@ -1,0 +1,371 @@
+"""The registry: stages, their history, rolling back, and what it refuses, on a copy of MLflow's own store.
+
+Versions 2 and 3 are version 1 registered again: the registry moves versions, it does not look into models.
+"""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from junk_leads.errors import NoChampion, RegistryError
+from junk_leads.home import Home
+from junk_leads.stores.registry import (
+    BOOSTER_FILE,
+    ENCODER_FILE,
+    MODEL,
+    SETTINGS_FILE,
+    STAGES,
+    Registry,
+    files_sha256,
+    mlflow_quiet,
+)
+from junk_leads_tests.conftest import Trained, copied_home
+
+pytestmark = pytest.mark.xdist_group("registry")
+
+NOTHING_IN_PRODUCTION = (
+    "no model is in Production yet; run `junk-leads train`, then `junk-leads models promote VERSION --to production`"
+)
+
+
+@pytest.fixture(scope="module")
+def three_versions(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with MLflow's store alone: version 1 in Production, 2 and 3 registered after it. To copy."""
+    with mlflow_quiet():  # what it is told at its import holds for all of this process
+        import mlflow
+
+    home = copied_home(trained.home, tmp_path_factory.mktemp("three versions") / "home")
+    shutil.rmtree(home.dagster)
+    home.warehouse.unlink()
+    registry, before = Registry(home), mlflow.get_tracking_uri()
+    first = registry.client.get_model_version(MODEL, "1")
+    mlflow.set_tracking_uri(home.mlflow_uri)  # as a training run does: MLflow looks up there what is registered
+    try:
+        assert [registry.register(first.run_id, first.source, dict(first.tags)) for _ in range(2)] == ["2", "3"]
+    finally:
+        mlflow.set_tracking_uri(before)
+    return home
+
+
+@pytest.fixture
+def registry(three_versions: Home, tmp_path: Path) -> Registry:
+    """The registry of a copy, for a test to change."""
+    return Registry(copied_home(three_versions, tmp_path / "copy"))
+
+
+def stages(registry: Registry) -> dict[str, str]:
+    return {version.version: version.stage for version in registry.versions()}
+
+
+def transitions(registry: Registry) -> list[tuple[str, str, str]]:
+    return [(event["version"], event["from"], event["to"]) for event in registry.history()]
+
+
+def model_folder(registry: Registry) -> Path:
+    """Where the files of the registered model are."""
+    (folder,) = (path.parent for path in (registry.home.mlartifacts / "models").rglob(BOOSTER_FILE))
+    return folder
+
+
+# Stages
+
+
+def test_versions_are_listed_newest_first_with_what_is_known_of_them(registry: Registry) -> None:
+    third, second, first = registry.versions()
+    assert (third.version, second.version, first.version) == ("3", "2", "1")
+    assert (third.stage, second.stage, first.stage) == ("", "", "production")
+    assert datetime.fromisoformat(first.created) <= datetime.fromisoformat(second.created) <= datetime.now(UTC)
+    assert 0.75 < first.metrics["random_auc"] < 1
+    assert first.encoder_id == registry.champion().encoder.id
+    assert registry.client.get_run(first.run_id).info.status == "FINISHED"
+
+
+def test_promoting_to_production_archives_the_former_champion(registry: Registry) -> None:
+    registry.promote("2", "production")
+    assert stages(registry) == {"3": "", "2": "production", "1": "archived"}
+    assert registry.champion().version == registry.champion_version() == "2"
+
+
+def test_a_version_goes_through_staging_to_production_and_leaves_staging(registry: Registry) -> None:
+    registry.promote("2", "staging")
+    assert stages(registry) == {"3": "", "2": "staging", "1": "production"}
+    registry.promote("2", "production")
+    assert stages(registry) == {"3": "", "2": "production", "1": "archived"}
+
+
+def test_an_archived_version_comes_back(registry: Registry) -> None:
+    registry.promote("2", "archived")
+    assert stages(registry) == {"3": "", "2": "archived", "1": "production"}
+    registry.promote("2", "staging")
+    assert stages(registry)["2"] == "staging"
+    registry.promote("2", "archived")
+    registry.promote("2", "production")
+    assert stages(registry) == {"3": "", "2": "production", "1": "archived"}
+
+
+@pytest.mark.parametrize("to", ["archived", "staging"])
+def test_a_champion_that_is_moved_away_leaves_no_champion(to: str, registry: Registry) -> None:
+    registry.promote("1", to)
+    assert stages(registry)["1"] == to
+    for asked in (registry.champion_version, registry.champion, registry.rollback):
+        with pytest.raises(NoChampion) as refused:
+            asked()
+        assert str(refused.value) == NOTHING_IN_PRODUCTION
+
+
+def test_moving_a_version_to_the_stage_it_is_in_changes_and_notes_nothing(registry: Registry) -> None:
+    before = registry.history()
+    registry.promote("1", "production", why="again")
+    assert (stages(registry)["1"], registry.history()) == ("production", before)
+
+
+def test_whatever_is_promoted_there_is_one_champion_at_most_and_history_tells_every_stage(registry: Registry) -> None:
+    moves = "2 production, 3 staging, 3 production, 1 production, 3 archived, 2 staging, 2 production, 2 archived"
+    for version, to in (move.split() for move in moves.split(", ")):
+        registry.promote(version, to)
+        now = stages(registry)
+        assert now[version] == to
+        assert list(now.values()).count("production") == ((version, to) != ("2", "archived"))
+        told = {version: after.replace("registered", "") for version, _, after in transitions(registry)}
+        assert told == now
+
+
+def test_history_tells_of_a_version_that_another_took_the_place_of_in_staging(registry: Registry) -> None:
+    registry.promote("2", "staging")
+    registry.promote("3", "staging")
+    left = [(before, after) for version, before, after in transitions(registry) if version == "2"][-1]
+    assert left == ("staging", stages(registry)["2"])
+
+
+# History
+
+
+def test_history_tells_when_which_version_from_to_who_and_why(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "ann")
+    start = datetime.now(UTC).replace(microsecond=0)
+    registry.promote("3", "staging")
+    registry.promote("3", "production", why="more AUC\n— „seen“ 🎓", by="bob")
+    registry.rollback(why="complaints")
+    events = registry.history()
+    moments = [datetime.fromisoformat(event.pop("when")) for event in events]
+    told = [(event.pop("data_fingerprint", None), event.pop("metrics", None)) for event in events]
+    assert [data is not None and set(metrics) == {"random_auc", "temporal_auc"} for data, metrics in told] == [
+        event["to"] in ("staging", "production") for event in events
+    ]
+    assert events[-2].pop("rollback")
+    assert moments == sorted(moments)
+    assert start <= moments[-5] <= moments[-1] <= datetime.now(UTC)
+    keys = ("version", "from", "to", "who", "why")
+    assert events[1] == dict(zip(keys, ("1", "", "production", "a test", "the first"), strict=True))
+    assert [(event["version"], event["to"], event["why"]) for event in events[2:4]] == [
+        ("2", "registered", "trained"),
+        ("3", "registered", "trained"),
+    ]
+    assert events[4:] == [
+        dict(zip(keys, event, strict=True))
+        for event in (
+            ("3", "", "staging", "ann", ""),
+            ("3", "staging", "production", "bob", "more AUC\n— „seen“ 🎓"),
+            ("1", "production", "archived", "bob", "version 3 took its place"),
+            ("1", "archived", "production", "ann", "complaints"),
+            ("3", "production", "archived", "ann", "version 1 took its place"),
+        )
+    ]
+
+
+def test_a_user_without_a_name_promotes_all_the_same(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 54_321)  # as in a container that runs as any user
+    registry.promote("2", "staging")
+    assert registry.history()[-1]["who"] == "unknown"
+
+
+# Rolling back
+
+
+def test_rolling_back_puts_the_former_champion_back(registry: Registry) -> None:
+    registry.promote("2", "production")
+    assert registry.rollback(by="ann") == "1"
+    assert stages(registry) == {"3": "", "2": "archived", "1": "production"}
+    assert registry.history()[-2] == {
+        **registry.history()[-2],
+        "version": "1",
+        "to": "production",
+        "who": "ann",
+        "why": "rolled back from version 2",
+    }
+
+
+def test_rolling_back_again_goes_one_champion_further_back_until_the_first(registry: Registry) -> None:
+    registry.promote("2", "production")
+    registry.promote("3", "production")
+    assert [registry.rollback(), registry.rollback()] == ["2", "1"]
+    with pytest.raises(
+        RegistryError, match=r"^version 1 is the first in Production; there is nothing to roll back to$"
+    ):
+        registry.rollback()
+
+
+def test_the_first_champion_is_not_rolled_back(registry: Registry) -> None:
+    with pytest.raises(RegistryError) as refused:
+        registry.rollback()
+    assert str(refused.value) == "version 1 is the first in Production; there is nothing to roll back to"
+    assert stages(registry)["1"] == "production"
+
+
+def test_rolling_back_to_a_version_that_was_deleted_is_refused_and_the_champion_stays(registry: Registry) -> None:
+    registry.promote("2", "production")
+    registry.client.delete_model_version(MODEL, "1")
+    with pytest.raises(RegistryError) as refused:
+        registry.rollback()
+    assert str(refused.value) == f"there is no version '1' of {MODEL}; versions are: 3, 2"
+    assert stages(registry) == {"3": "", "2": "production"}
+
+
+def test_when_the_champion_itself_was_deleted_there_is_none(registry: Registry) -> None:
+    registry.client.delete_model_version(MODEL, "1")
+    with pytest.raises(NoChampion) as refused:
+        registry.champion()
+    assert str(refused.value) == NOTHING_IN_PRODUCTION
+    registry.promote("2", "production")
+    assert stages(registry) == {"3": "", "2": "production"}
+
+
+# What is refused
+
+
+def test_a_stage_that_does_not_exist_is_refused(registry: Registry) -> None:
+    before = transitions(registry)
+    for stage in ("Production", "prod", ""):
+        with pytest.raises(RegistryError) as refused:
+            registry.promote("2", stage)
+        assert str(refused.value) == f"there is no stage {stage!r}; stages are {', '.join(STAGES)}"
+    assert transitions(registry) == before
+
+
+@pytest.mark.parametrize("version", ["4", "02", "", "2' OR name = 'x"])
+def test_a_version_that_does_not_exist_is_refused(version: str, registry: Registry) -> None:
+    before = stages(registry)
+    message = f"there is no version {version!r} of {MODEL}; versions are: 3, 2, 1"
+    for to in STAGES:
+        with pytest.raises(RegistryError) as refused:
+            registry.promote(version, to)
+        assert str(refused.value) == message
+    with pytest.raises(RegistryError) as refused:
+        registry.load(version)
+    assert str(refused.value) == message
+    assert stages(registry) == before
+
+
+@pytest.mark.parametrize("name", [BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE])
+def test_a_version_with_a_damaged_file_is_not_loaded_nor_promoted_and_the_champion_stays(
+    name: str, registry: Registry
+) -> None:
+    folder = model_folder(registry)
+    damaged = bytearray((folder / name).read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (folder / name).write_bytes(damaged)
+    for asked in (lambda: registry.load("2"), lambda: registry.promote("2", "production")):
+        with pytest.raises(RegistryError) as refused:
+            asked()
+        assert str(refused.value) == (
+            "the files of version 2 are not those that were registered (SHA-256 differs); roll back to another version "
+            f"or restore {folder}"
+        )
+    assert stages(registry) == {"3": "", "2": "", "1": "production"}
+
+
+def test_a_version_without_one_of_its_files_is_not_promoted_and_the_champion_stays(registry: Registry) -> None:
+    missing = model_folder(registry) / ENCODER_FILE
+    missing.unlink()
+    with pytest.raises(RegistryError) as refused:
+        registry.promote("2", "production")
+    assert str(refused.value) == f"version 2 lacks the file {missing}; roll back or train again"
+    assert stages(registry) == {"3": "", "2": "", "1": "production"}
+
+
+def test_a_version_of_other_reference_tables_is_not_promoted_and_the_champion_stays(registry: Registry) -> None:
+    folder = model_folder(registry)
+    other = replace(registry.load("2").encoder, reference="0" * 16)
+    (folder / ENCODER_FILE).write_text(other.to_json(), encoding="utf-8")
+    registry.client.set_model_version_tag(MODEL, "2", "files_sha256", files_sha256(folder))
+    with pytest.raises(RegistryError) as refused:
+        registry.promote("2", "production")
+    assert str(refused.value) == (
+        "version 2 was trained with other city tiers or interaction groups than this program has; train again, or use "
+        "the program it was trained with"
+    )
+    assert stages(registry) == {"3": "", "2": "", "1": "production"}
+
+
+# A registry that does not answer
+
+
+def refuse_writes(registry: Registry, table: str) -> None:
+    """Make MLflow's store fail at new rows of a table, as it does when its disk is full."""
+    with closing(sqlite3.connect(registry.home.root / "mlflow.db")) as db, db:
+        db.execute(f"CREATE TRIGGER refused BEFORE INSERT ON {table} BEGIN INSERT INTO full VALUES (1); END")
+
+
+def test_a_damaged_store_is_one_plain_line_and_stays_as_it_is(registry: Registry) -> None:
+    store = registry.home.root / "mlflow.db"
+    store.write_bytes(b"not a database" * 1_000)
+    message = f"{store} is no SQLite file; nothing was changed: restore it from a backup, or move it away"
+    for asked in (
+        registry.versions,
+        registry.history,
+        registry.champion,
+        registry.rollback,
+        lambda: registry.promote("2", "production"),
+    ):
+        with pytest.raises(RegistryError) as refused:
+            asked()
+        assert str(refused.value) == message
+    assert store.read_bytes() == b"not a database" * 1_000
+
+
+def test_a_folder_in_the_place_of_the_store_is_told_at_once(home: Home) -> None:
+    store = home.root / "mlflow.db"
+    store.mkdir()
+    with pytest.raises(RegistryError) as refused:
+        Registry(home).versions()
+    assert str(refused.value) == (
+        f"{store} is no SQLite file; nothing was changed: restore it from a backup, or move it away"
+    )
+
+
+def test_a_store_that_refuses_to_write_is_one_plain_line_and_the_champion_stays(registry: Registry) -> None:
+    before = registry.history()
+    refuse_writes(registry, "registered_model_aliases")
+    with pytest.raises(RegistryError) as refused:
+        registry.promote("2", "staging")
+    assert str(refused.value) == (
+        "the model registry did not answer ((sqlite3.OperationalError) no such table: main.full); nothing was "
+        "changed: check mlflow.db and try again"
+    )
+    assert (stages(registry), registry.history()) == ({"3": "", "2": "", "1": "production"}, before)
+
+
+def test_a_transition_that_cannot_be_noted_is_not_made(registry: Registry) -> None:
+    registry.versions()
+    refuse_writes(registry, "registered_model_tags")
+    with pytest.raises(RegistryError, match="nothing was changed"):
+        registry.promote("2", "production")
+    assert stages(registry) == {"3": "", "2": "", "1": "production"}
+
+
+def test_a_store_that_refuses_to_write_puts_no_traceback_before_a_person(
+    registry: Registry, capfd: pytest.CaptureFixture[str]
+) -> None:
+    refuse_writes(registry, "registered_model_aliases")
+    with pytest.raises(RegistryError):
+        registry.promote("2", "staging")
+    assert "Traceback" not in capfd.readouterr().err

@@ -1,0 +1,352 @@
+"""The warehouse: outputs go in by name, in one transaction, and come out by drop."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from junk_leads.errors import DropUnknown, WarehouseUnavailable
+from junk_leads.stores.warehouse import connect, holds, rows_of, store
+
+RESTORE = "nothing was changed: restore it from a backup, or move it away and ingest the archive again"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "warehouse.duckdb"
+
+
+@pytest.fixture
+def con(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    with connect(path) as connection:
+        yield connection
+
+
+@pytest.fixture
+def keep(con: duckdb.DuckDBPyConnection) -> Callable[..., dict[str, int]]:
+    """Stores the rows of a query in table `t`: `keep("SELECT 'a' AS drop, 1 AS n", "a")`."""
+    return lambda sql, *drops, content=None: store(con, {"t": con.sql(sql)}, drops or None, content)
+
+
+def rows(con: duckdb.DuckDBPyConnection, table: str = "t", *drops: str) -> list[tuple[object, ...]]:
+    return sorted(rows_of(con, table, drops or None).fetchall(), key=str)
+
+
+# Storing
+
+
+def test_columns_go_in_by_name_whatever_their_order(
+    con: duckdb.DuckDBPyConnection, keep: Callable[..., object]
+) -> None:
+    keep("SELECT 'a' AS drop, 1 AS x, 2 AS y", "a")
+    keep("SELECT 4 AS y, 3 AS x, 'b' AS drop", "b")
+    assert rows(con) == [("a", 1, 2), ("b", 3, 4)]
+
+
+def test_column_names_differ_by_more_than_case(con: duckdb.DuckDBPyConnection, keep: Callable[..., object]) -> None:
+    keep("SELECT 'a' AS drop, 1 AS x", "a")
+    keep("SELECT 'b' AS Drop, 2 AS X", "b")
+    assert rows(con) == [("a", 1), ("b", 2)]
+
+
+def test_a_new_column_is_added_and_former_rows_have_none(
+    con: duckdb.DuckDBPyConnection, keep: Callable[..., object]
+) -> None:
+    keep("SELECT 'a' AS drop, 1 AS x", "a")
+    keep("SELECT 'b' AS drop, 2 AS x, 'new' AS y", "b")
+    assert rows(con) == [("a", 1, None), ("b", 2, "new")]
+
+
+def test_a_column_that_an_output_lacks_is_left_null(
+    con: duckdb.DuckDBPyConnection, keep: Callable[..., object]
+) -> None:
+    keep("SELECT 'a' AS drop, 1 AS x, 2 AS y", "a")
+    keep("SELECT 'b' AS drop, 3 AS x", "b")
+    assert rows(con) == [("a", 1, 2), ("b", 3, None)]
+
+
+def test_an_output_without_rows_makes_a_typed_table(
+    con: duckdb.DuckDBPyConnection, keep: Callable[..., dict[str, int]]
+) -> None:
+    stored = keep("SELECT 'a' AS drop, 1::SMALLINT AS x, TIMESTAMP '2021-07-01' AS t WHERE false", "a")
+    assert stored == {"t": 0}
+    assert [str(kind) for kind in con.table("t").types] == ["VARCHAR", "SMALLINT", "TIMESTAMP"]
+    assert rows(con, "t", "a") == []
+
+
+def test_storing_a_drop_again_replaces_it_and_no_other(
+    con: duckdb.DuckDBPyConnection, keep: Callable[..., dict[str, int]]
+) -> None:
+    keep("SELECT 'a' AS drop, unnest([1, 2]) AS x", "a")
+    keep("SELECT 'b' AS drop, 3 AS x", "b")
+    for _ in range(2):
+        assert keep("SELECT 'a' AS drop, unnest([7, 8, 9]) AS x", "a") == {"t": 3}
+    assert rows(con) == [("a", 7), ("a", 8), ("a", 9), ("b", 3)]
+
+
+def test_an_output_for_no_drop_in_particular_replaces_the_table(
+    con: duckdb.DuckDBPyConnection, keep: Callable[..., object]
+) -> None:
+    keep("SELECT unnest([1, 2]) AS x")
+    keep("SELECT 3 AS x")
+    assert rows(con) == [(3,)]
+
+
+def test_several_drops_of_one_output_are_replaced_together(
+    con: duckdb.DuckDBPyConnection, keep: Callable[..., object]
+) -> None:
+    keep("SELECT unnest(['a', 'b', 'c']) AS drop, 1 AS x", "a", "b", "c")
+    keep("SELECT 'a' AS drop, 2 AS x", "a", "b")
+    assert rows(con) == [("a", 2), ("c", 1)]
+    assert rows(con, "t", "a", "b", "c") == [("a", 2), ("c", 1)]
+
+
+def test_an_output_may_be_made_of_the_former_rows_of_its_own_table(
+    con: duckdb.DuckDBPyConnection, keep: Callable[..., object]
+) -> None:
+    keep("SELECT 'a' AS drop, 1 AS x", "a")
+    keep("SELECT drop, x + 1 AS x FROM t", "a")
+    assert rows(con) == [("a", 2)]
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("SELECT 'a' AS drop, 99999999999 AS x", "out of range"),
+        ("SELECT 'a' AS drop, error('half way')::INTEGER AS x FROM range(5)", "half way"),
+    ],
+)
+def test_an_output_that_fails_leaves_the_former_rows(
+    con: duckdb.DuckDBPyConnection, keep: Callable[..., object], sql: str, message: str
+) -> None:
+    keep("SELECT 'a' AS drop, 1::INTEGER AS x", "a", content="first")
+    with pytest.raises(duckdb.Error, match=message):
+        keep(sql, "a", content="second")
+    assert rows(con) == [("a", 1)]
+    assert holds(con, "t") == {"a": "first"}
+    keep("SELECT 'a' AS drop, 2 AS x", "a")  # and the connection can go on
+    assert rows(con) == [("a", 2)]
+
+
+def test_one_table_that_fails_leaves_the_other_tables_of_the_output_as_they_were(
+    con: duckdb.DuckDBPyConnection, keep: Callable[..., object]
+) -> None:
+    keep("SELECT 'a' AS drop, 1 AS x", "a")
+    bad = {
+        "t": con.sql("SELECT 'a' AS drop, 2 AS x, 3 AS y"),
+        "u": con.sql("SELECT 'a' AS drop, error('no')::INTEGER AS z"),
+    }
+    with pytest.raises(duckdb.Error, match="no"):
+        store(con, bad, ["a"])
+    assert rows(con) == [("a", 1)]
+    assert con.table("t").columns == ["drop", "x"]
+    assert con.sql("SHOW TABLES").fetchall() == [("t",), ("table_drops",)]
+
+
+@pytest.mark.parametrize(
+    ("former", "new", "kinds"),
+    [
+        ("1::INTEGER", "2.7::DOUBLE", "INTEGER, the output has DOUBLE"),
+        ("1::INTEGER", "2.7", r"INTEGER, the output has DECIMAL\(2,1\)"),
+        ("1::INTEGER", "'7'", "INTEGER, the output has VARCHAR"),
+        ("DATE '2021-07-01'", "TIMESTAMP '2021-07-01 08:00:00'", "DATE, the output has TIMESTAMP"),
+        ("1::FLOAT", "0.1::DOUBLE", "FLOAT, the output has DOUBLE"),
+    ],
+)
+def test_a_column_whose_type_changed_is_refused_before_it_loses_anything(
+    con: duckdb.DuckDBPyConnection, keep: Callable[..., object], former: str, new: str, kinds: str
+) -> None:
+    keep(f"SELECT 'a' AS drop, {former} AS x", "a")
+    with pytest.raises(
+        WarehouseUnavailable,
+        match=rf"^column x of t is {kinds}; nothing was stored: cast it in the step that made it$",
+    ):
+        keep(f"SELECT 'a' AS drop, {new} AS x", "a")
+    assert len(rows(con)) == 1
+
+
+@pytest.mark.parametrize("new", ["2::TINYINT", "2::BIGINT", "NULL"])
+def test_a_column_takes_what_fits_it(con: duckdb.DuckDBPyConnection, keep: Callable[..., object], new: str) -> None:
+    keep("SELECT 'a' AS drop, 1::INTEGER AS x", "a")
+    keep(f"SELECT 'a' AS drop, {new} AS x", "a")
+    assert rows(con) == [("a", None if new == "NULL" else 2)]
+
+
+def test_a_column_without_a_type_is_refused(con: duckdb.DuckDBPyConnection, keep: Callable[..., object]) -> None:
+    with pytest.raises(
+        WarehouseUnavailable, match=r"^column x of t has no type; nothing was stored: cast it in the step that made it$"
+    ):
+        keep("SELECT 'a' AS drop, NULL AS x", "a")
+    assert con.sql("SHOW TABLES").fetchall() == [("table_drops",)]
+
+
+def test_rows_of_another_drop_are_refused(con: duckdb.DuckDBPyConnection, keep: Callable[..., object]) -> None:
+    keep("SELECT 'a' AS drop, 1 AS x", "a")
+    with pytest.raises(
+        WarehouseUnavailable,
+        match=r"^an output of t holds rows of other drops than a; nothing was stored: report this as a defect of the "
+        "step that made it$",
+    ):
+        keep("SELECT unnest(['a', 'b']) AS drop, 2 AS x", "a")
+    assert rows(con) == [("a", 1)]
+
+
+def test_names_are_quoted_wherever_they_meet_sql(con: duckdb.DuckDBPyConnection) -> None:
+    table, drop = 'o"dd; DROP TABLE x', "d'; --"
+    for value in (1, 2):
+        odd = con.sql(f'SELECT ? AS drop, {value} AS "c""ol\'umn"', params=[drop])
+        store(con, {table: odd}, [drop])
+    assert rows_of(con, table, [drop]).fetchall() == [(drop, 2)]
+    assert holds(con, table) == {drop: ""}
+
+
+# Loading
+
+
+def test_one_drop_several_or_all_are_loaded(con: duckdb.DuckDBPyConnection, keep: Callable[..., object]) -> None:
+    for drop in "abc":
+        keep(f"SELECT '{drop}' AS drop, 1 AS x", drop)
+    assert rows(con, "t", "b") == [("b", 1)]
+    assert rows(con, "t", "a", "c") == [("a", 1), ("c", 1)]
+    assert rows(con) == [("a", 1), ("b", 1), ("c", 1)]
+
+
+def test_a_table_that_was_never_stored_says_what_to_materialise(con: duckdb.DuckDBPyConnection) -> None:
+    with pytest.raises(DropUnknown, match=r"^t does not hold anything yet; materialise t first$"):
+        rows_of(con, "t")
+    with pytest.raises(DropUnknown, match=r"^t does not hold drop 'a' yet; materialise t first$"):
+        rows_of(con, "t", ["a"])
+
+
+def test_a_drop_that_was_never_stored_is_refused(con: duckdb.DuckDBPyConnection, keep: Callable[..., object]) -> None:
+    keep("SELECT 'a' AS drop, 1 AS x", "a")
+    with pytest.raises(
+        DropUnknown,
+        match=r"^t does not hold drop 'b': it was refused or not materialised yet; look into quarantine/ for its "
+        "reason, or materialise t for it first$",
+    ):
+        rows_of(con, "t", ["b"])
+    assert rows(con, "t", "a", "b") == [("a", 1)]
+
+
+def test_a_drop_without_rows_is_held_all_the_same(con: duckdb.DuckDBPyConnection, keep: Callable[..., object]) -> None:
+    keep("SELECT 'a' AS drop, 1 AS x WHERE false", "a")
+    assert rows(con, "t", "a") == []
+
+
+@pytest.fixture
+def redelivered(con: duckdb.DuckDBPyConnection, keep: Callable[..., object]) -> None:
+    """Drops a and b, stored in t; then a was delivered anew and stored in raw_leads only."""
+    for drop in "ab":
+        store(con, {"raw_leads": con.sql(f"SELECT '{drop}' AS drop")}, [drop], content="first")
+        keep(f"SELECT '{drop}' AS drop, 1 AS x", drop)
+    store(con, {"raw_leads": con.sql("SELECT 'a' AS drop")}, ["a"], content="second")
+
+
+@pytest.mark.usefixtures("redelivered")
+def test_rows_of_a_former_delivery_are_refused_and_left_out(con: duckdb.DuckDBPyConnection) -> None:
+    with pytest.raises(
+        DropUnknown,
+        match=r"^t holds drop 'a' of a former delivery only, its newest was refused there or not materialised yet; "
+        "materialise t for it first$",
+    ):
+        rows_of(con, "t", ["a"])
+    assert rows(con) == rows(con, "t", "a", "b") == rows(con, "t", "b") == [("b", 1)]
+
+
+@pytest.mark.usefixtures("redelivered")
+def test_a_former_delivery_is_replaced_by_the_newest(
+    con: duckdb.DuckDBPyConnection, keep: Callable[..., object]
+) -> None:
+    keep("SELECT 'a' AS drop, 2 AS x", "a")
+    assert rows(con, "t", "a") == [("a", 2)]
+    assert holds(con, "t") == {"a": "second", "b": "first"}
+
+
+@pytest.mark.usefixtures("redelivered")
+def test_a_refused_drop_among_several_is_not_held(con: duckdb.DuckDBPyConnection, keep: Callable[..., object]) -> None:
+    keep("SELECT unnest(['a', 'b']) AS drop, 2 AS x", "a", "b", "refused")
+    assert list(holds(con, "t")) == ["a", "b"]
+    with pytest.raises(DropUnknown, match="does not hold drop 'refused'"):
+        rows_of(con, "t", ["refused"])
+
+
+# The file
+
+
+HOLDER = "import sys, duckdb; con = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+
+
+@contextmanager
+def held(path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Another process that has the file open until its input is closed."""
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        yield process
+        process.stdin.close()
+
+
+def test_a_file_that_another_process_holds_is_waited_for_no_longer_than_told(path: Path) -> None:
+    started = time.monotonic()
+    with held(path) as process, pytest.raises(WarehouseUnavailable) as refused:
+        connect(path, wait_seconds=0.3)
+    assert 0.3 <= time.monotonic() - started < 30
+    message = str(refused.value)
+    assert message.startswith(f"the warehouse {path} is held by another process (")
+    assert f"(PID {process.pid})" in message
+    assert message.endswith("); waited 0.3 s: close it and try again")
+
+
+def test_a_file_that_another_process_lets_go_is_opened(path: Path) -> None:
+    opened = threading.Event()
+
+    def wait_and_open() -> None:
+        with connect(path, wait_seconds=60):
+            opened.set()
+
+    with held(path):
+        waiting = threading.Thread(target=wait_and_open)
+        waiting.start()
+        assert not opened.is_set()
+    waiting.join(timeout=60)
+    assert opened.is_set()
+
+
+def test_a_file_that_is_no_database_is_told_at_once_and_left_as_it_is(path: Path) -> None:
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(WarehouseUnavailable) as refused:
+        connect(path)
+    assert str(refused.value) == (
+        f'the warehouse {path} cannot be opened (IO Error: The file "{path}" exists, but it is not a valid DuckDB '
+        f"database file!); {RESTORE}"
+    )
+    assert path.read_bytes() == b"no database" * 1000
+
+
+def test_a_damaged_file_is_told_at_once_and_left_as_it_is(path: Path) -> None:
+    connect(path).close()
+    damaged = bytearray(path.read_bytes())
+    damaged[100] ^= 255
+    path.write_bytes(damaged)
+    with pytest.raises(WarehouseUnavailable) as refused:
+        connect(path)
+    message = str(refused.value)
+    assert message.startswith(f"the warehouse {path} is damaged (Corrupt database file: computed checksum")
+    assert message.endswith(f"); {RESTORE}")
+    assert path.read_bytes() == damaged
+
+
+def test_a_folder_with_lock_in_its_name_is_not_taken_for_a_lock(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(WarehouseUnavailable, match=r"/blocks/warehouse\.duckdb cannot be opened \(.*No such file"):
+        connect(tmp_path / "blocks" / "warehouse.duckdb", wait_seconds=10)
+    assert time.monotonic() - started < 10

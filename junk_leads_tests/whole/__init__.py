@@ -1,0 +1,1 @@
+"""The whole of it: pipelines, processes and a browser."""

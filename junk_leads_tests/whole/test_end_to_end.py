@@ -1,0 +1,364 @@
+"""`junk-leads ui` as a person has it: the daemon, the sensor and the two UIs as processes, and a browser.
+
+What lives here: what only shows when the parts run together. What does not: what each does, which the other tests
+hold. One server is shared, in the order of this file: the last test ends it.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.request import Request, urlopen
+
+import pytest
+
+from junk_leads.defs.expectations import load_suite
+from junk_leads.home import Home
+from junk_leads.stores.warehouse import connect
+from junk_leads_tests.conftest import Trained, copied_home
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.xdist_group("end_to_end")
+
+PATIENCE = 120  # seconds, for a machine that has much else to do; waiting ends with the event
+GROUPS = ("data_pipeline", "training_pipeline", "inference_pipeline")
+LEAD_TABLES = ("raw_leads", "cleaned_leads", "interaction_groups", "encoded_features", "predictions")
+SCORED = (*LEAD_TABLES, "prediction_summary")  # what an unlabelled drop makes
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `junk-leads ui` and its home."""
+
+    home: Home
+    process: "subprocess.Popen[bytes]"
+    port: int
+    mlflow_port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        """What Dagster's GraphQL answers."""
+        content = json.dumps({"query": query, "variables": variables}).encode()
+        answer = answered(Request(f"{self.url}/graphql", content, {"content-type": "application/json"}))
+        assert "errors" not in answer, answer
+        return answer["data"]
+
+    def until(self, what: str, probe: Callable[[], Found | None]) -> Found:
+        """What `probe` finds, once it finds something."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, f"the server ended: {self._end_of_log()}"
+            found = probe()
+            if found:
+                return found
+            time.sleep(0.2)
+        raise AssertionError(f"{what}: not within {PATIENCE} s; {self._end_of_log()}")
+
+    def location(self) -> dict[str, str]:
+        """The repository that the server loaded, as GraphQL selects it; nothing while it is loading."""
+        query = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
+        for node in self.ask(query)["repositoriesOrError"].get("nodes", []):
+            return {"repositoryName": node["name"], "repositoryLocationName": node["location"]["name"]}
+        return {}
+
+    def runs(self, drop: str) -> list[dict[str, Any]]:
+        """The runs of a drop, newest first."""
+        query = (
+            "query ($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs { results { runId status } } } }"
+        )
+        tags = [{"key": "dagster/partition", "value": drop}]
+        found: list[dict[str, Any]] = self.ask(query, filter={"tags": tags})["runsOrError"]["results"]
+        return found
+
+    def checks(self, run_id: str) -> dict[tuple[str, str], dict[str, Any]]:
+        """The check evaluations of a run by asset and check, metadata as its labels."""
+        query = (
+            "query ($run: ID!) { runOrError(runId: $run) { ... on Run { eventConnection { events { "
+            "... on AssetCheckEvaluationEvent { evaluation { assetKey { path } checkName success severity "
+            "metadataEntries { label } } } } } } } }"
+        )
+        events = self.ask(query, run=run_id)["runOrError"]["eventConnection"]["events"]
+        told = [event["evaluation"] for event in events if event]
+        return {
+            (one["assetKey"]["path"][-1], one["checkName"]): {
+                **one,
+                "metadata": {entry["label"] for entry in one["metadataEntries"]},
+            }
+            for one in told
+        }
+
+    def _end_of_log(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+
+
+def answered(request: Request | str) -> Any:
+    """The JSON that an address answers."""
+    with urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def free_port(first: int) -> int:
+    """A port that nothing listens on, below those that the system hands out by itself."""
+    for port in range(first, first + 1000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise AssertionError("no port is free")
+
+
+@pytest.fixture(scope="module")
+def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server on a copy of the trained home, once Dagster and MLflow answer."""
+    folder = tmp_path_factory.mktemp("end_to_end")
+    home = copied_home(trained.home, folder / "home")
+    first = 20_000 + os.getpid() % 5_000 * 2
+    port = free_port(first)
+    mlflow_port = free_port(port + 1)
+    settings = {
+        "JUNK_LEADS_HOME": str(home.root),
+        "JUNK_LEADS_SENSOR_SECONDS": "1",
+        "JUNK_LEADS_SETTLE_SECONDS": "0.2",
+    }
+    command = [sys.executable, "-m", "junk_leads.cli", "ui", "--port", str(port), "--mlflow-port", str(mlflow_port)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **settings}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    found = Server(home, process, port, mlflow_port, folder / "log")
+
+    def answers() -> bool:
+        try:
+            with urlopen(f"http://127.0.0.1:{mlflow_port}/health", timeout=60):
+                return bool(found.location())
+        except OSError:
+            return False
+
+    try:
+        found.until("Dagster and MLflow answer", answers)
+        yield found
+    finally:
+        started = family(process.pid)
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        finally:
+            for pid, _ in alive(started):
+                os.kill(pid, signal.SIGKILL)
+
+
+Process = tuple[int, int]  # its id, and when it started: ids are given again
+
+
+def family(root: int) -> set[Process]:
+    """A process and all that it started, directly or not; none where there is no /proc."""
+    found = {root}
+    while more := {pid for (pid, _), parent in processes().items() if parent in found} - found:
+        found |= more
+    return {process for process in processes() if process[0] in found}
+
+
+def alive(those: set[Process]) -> set[Process]:
+    return those & set(processes())
+
+
+def processes() -> dict[Process, int]:
+    """Every process that has not ended, with the id of its parent."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, _, rest = path.read_text(errors="replace").partition(" ")
+        except OSError:
+            continue  # ended while we looked
+        state, parent, *others = rest.rpartition(")")[2].split()  # its name, in brackets, may hold anything
+        if state not in "ZX":
+            found[int(pid), int(others[17])] = int(parent)
+    return found
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """Two files dropped into `incoming/`, as they were, and the runs that the sensor started for each."""
+
+    good: bytes
+    bad: bytes
+    good_runs: list[dict[str, Any]]
+    bad_runs: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def delivered(server: Server, trained: Trained) -> Delivered:
+    """200 unlabelled leads, no two alike, as `august.csv`, and without their dates as `rotten.csv`; both runs ended."""
+    lines = list(dict.fromkeys(trained.new.read_bytes().splitlines(keepends=True)))[:201]
+    good, bad = b"".join(lines), b"".join(line.partition(b",")[2] for line in lines)
+    for name, content in (("august.csv", good), ("rotten.csv", bad)):
+        (server.home.incoming / f"{name}.part").write_bytes(content)
+        (server.home.incoming / f"{name}.part").rename(server.home.incoming / name)
+
+    def ended() -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
+        runs = server.runs("august"), server.runs("rotten")
+        return runs if all(of and {run["status"] for run in of} <= {"SUCCESS", "FAILURE"} for of in runs) else None
+
+    return Delivered(good, bad, *server.until("the runs of both files end", ended))
+
+
+def test_the_sensor_looks_by_itself(server: Server) -> None:
+    query = (
+        "query ($of: RepositorySelector!) { sensorsOrError(repositorySelector: $of) { ... on Sensors { results { "
+        "name sensorState { status } } } } }"
+    )
+    sensors = server.ask(query, of=server.location())["sensorsOrError"]["results"]
+    assert [(one["name"], one["sensorState"]["status"]) for one in sensors] == [("incoming_sensor", "RUNNING")]
+
+
+def test_an_unlabelled_csv_dropped_into_incoming_is_scored_by_itself(server: Server, delivered: Delivered) -> None:
+    assert [run["status"] for run in delivered.good_runs] == ["SUCCESS"]
+    scored = (server.home.predictions / "august.csv").read_bytes().splitlines()
+    assert len(scored) == len(delivered.good.splitlines())
+    assert scored[0].startswith(delivered.good.splitlines()[0])
+    assert b"predicted_flag" in scored[0]
+    assert "200" in (server.home.predictions / "august.summary.txt").read_text(encoding="utf-8")
+    with connect(server.home.warehouse) as con:
+        for table in SCORED:
+            counted = con.execute(f"SELECT count(*) FROM {table} WHERE drop = 'august'").fetchall()
+            assert counted == [(200 if table in LEAD_TABLES else 1,)], table
+        assert con.execute("SELECT DISTINCT model_version FROM predictions").fetchall() == [("1",)]
+    (archived,) = server.home.archive.glob("august-*.csv")
+    assert archived.read_bytes() == delivered.good
+
+
+def test_a_bad_csv_dropped_into_incoming_goes_to_quarantine_with_its_reason(
+    server: Server, delivered: Delivered
+) -> None:
+    assert [run["status"] for run in delivered.bad_runs] == ["FAILURE"]
+    (folder,) = server.home.quarantine.glob("rotten-*")
+    assert (folder / "rotten.csv").read_bytes() == delivered.bad
+    reason = json.loads((folder / "reason.json").read_text(encoding="utf-8"))
+    assert (reason["file"], reason["what"], reason["where"]) == (
+        "rotten.csv",
+        "the header lacks created_date",
+        "line 1",
+    )
+    assert list(server.home.predictions.glob("rotten*")) == []
+    assert [path.name for path in server.home.incoming.iterdir()] == [server.home.handed.name]
+
+
+def test_every_check_of_a_drop_is_told_with_its_evidence(server: Server, delivered: Delivered) -> None:
+    told = server.checks(delivered.good_runs[0]["runId"])
+    for asset in SCORED:
+        for check in load_suite(asset).descriptions:
+            assert told[asset, check]["success"], check
+            assert {"evidence", "unexpected_count", "seconds"} <= told[asset, check]["metadata"], check
+    refused = server.checks(delivered.bad_runs[0]["runId"])
+    assert [(key, one["success"], one["severity"]) for key, one in refused.items()] == [
+        (("raw_leads", "has_every_required_column"), False, "ERROR")
+    ]
+    assert "refused_do" in refused["raw_leads", "has_every_required_column"]["metadata"]
+
+
+def test_mlflow_shows_the_version_in_production(server: Server) -> None:
+    address = f"http://127.0.0.1:{server.mlflow_port}/api/2.0/mlflow/registered-models/get?name=junk_leads"
+    model = answered(address)["registered_model"]
+    assert model["aliases"] == [{"alias": "production", "version": "1"}]
+
+
+@pytest.fixture
+def page(server: Server) -> Iterator["Page"]:
+    """A page of a headless Chromium."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra `test`)")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("Chromium is not installed")
+    arguments = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        page = browser.new_page(viewport={"width": 2400, "height": 1400}, base_url=server.url)
+        page.set_default_timeout(PATIENCE * 1000)
+        yield page
+        browser.close()
+
+
+def test_a_person_sees_the_graph_materialises_a_summary_and_reads_its_checks_and_the_model(
+    server: Server, delivered: Delivered, page: "Page"
+) -> None:
+    strangers: list[str] = []
+    page.on("request", lambda request: strangers.append(request.url) if is_elsewhere(request.url) else None)
+
+    # the graph, its groups opened from the last to the first, so that those still shut stay where they are
+    page.goto("/asset-groups")
+    nodes = page.locator("foreignObject")
+    for group in reversed(GROUPS):
+        nodes.get_by_text(group, exact=True).first.click()
+        page.wait_for_url(f"**expanded=**{group}**")
+    page.reload()  # the whole of it, fitted into the window
+    for asset in (*SCORED, "significant_levels", "lightgbm_model"):
+        nodes.get_by_text(asset, exact=True).first.wait_for()
+
+    # materialise the summary of a drop again
+    nodes.get_by_text("prediction_summary", exact=True).first.click()
+    page.get_by_role("button", name="Materialize selected").click()
+    page.get_by_text("Select a partition").click()
+    page.get_by_role("menuitem").filter(has_text="august").click()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Launch 1 run").click()
+    server.until("the run succeeds", lambda: [run["status"] for run in server.runs("august")] == ["SUCCESS"] * 2)
+
+    # what it shows then
+    page.goto("/assets/prediction_summary")
+    page.get_by_text("200 leads scored of 200 rows delivered").wait_for()
+    page.get_by_role("tab", name="Checks").click()
+    checks = load_suite("prediction_summary").descriptions
+    for check in checks:
+        page.get_by_title(check).first.wait_for()
+    page.get_by_text("Succeeded", exact=True).nth(len(checks) - 1).wait_for()
+
+    # the model: its figures, and its plots as pictures
+    page.goto("/assets/lightgbm_model")
+    page.get_by_role("row", name="temporal_auc").get_by_text("0.").first.wait_for()
+    page.get_by_role("row", name="plots").get_by_text("Show Markdown").click()
+    page.locator("img[src^='data:image/png']").first.wait_for()
+    page.wait_for_function(
+        "() => [...document.images].every(picture => picture.complete && picture.naturalWidth > 100)"
+    )
+    assert strangers == []
+
+
+def test_sigterm_ends_every_process_also_with_a_run_under_way(server: Server) -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("there is no /proc to see processes in")
+    mutation = "mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename } }"
+    selector = {**server.location(), "jobName": "inference_pipeline"}
+    tags = [{"key": "dagster/partition", "value": "new"}]
+    launched = server.ask(mutation, params={"selector": selector, "executionMetadata": {"tags": tags}})["launchRun"]
+    assert launched["__typename"] == "LaunchRunSuccess"
+    waiting = {"NOT_STARTED", "QUEUED", "STARTING"}
+    server.until("the run starts", lambda: len(runs := server.runs("new")) == 2 and runs[0]["status"] not in waiting)
+    started = family(server.process.pid)
+    assert len(started) > 5
+
+    server.process.terminate()
+    time.sleep(0.5)  # within the servers' stopping, which takes longer
+    server.process.terminate()  # as whoever is impatient does
+    assert server.process.wait(PATIENCE) == 0
+    deadline = time.monotonic() + 10  # for the system to take note of the ends
+    while alive(started) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert alive(started) == set()
+
+
+def is_elsewhere(url: str) -> bool:
+    return not url.startswith(("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:"))
