@@ -20,7 +20,8 @@ from junk_leads.defs.assets.model import TrainingConfig
 from junk_leads.reference import model_settings
 from junk_leads.steps.leads.encoding import COUNT_COLUMNS, LEVEL_COLUMNS, Encoder, encode
 from junk_leads.steps.leads.levels import learn_significant_levels
-from junk_leads.steps.learning.evaluation import Interval, evaluate, measure, random_split, temporal_split
+from junk_leads.steps.learning.evaluation import evaluate, random_split, temporal_split
+from junk_leads.steps.learning.metrics import Interval, measure
 from junk_leads.steps.learning.training import LabelledFeatures, labelled_features
 from junk_leads.steps.scoring.reasons import reasons_of
 

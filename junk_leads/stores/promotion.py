@@ -15,8 +15,8 @@ import numpy as np
 from junk_leads.errors import PromotionRefused
 from junk_leads.reference import lead_schema, model_settings
 from junk_leads.steps.leads.encoding import encode
-from junk_leads.steps.learning.evaluation import slices
 from junk_leads.steps.learning.gating import Rules, Verdict, judge
+from junk_leads.steps.learning.metrics import slices
 from junk_leads.steps.learning.training import labelled_features
 from junk_leads.steps.learning.validation import day
 from junk_leads.steps.pages.plots import plot_junk_budget, plot_side_by_side

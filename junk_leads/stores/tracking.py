@@ -23,6 +23,7 @@ from junk_leads.steps.learning.validation import Learned
 from junk_leads.steps.pages.card import model_card
 from junk_leads.steps.pages.leaderboard import as_markdown
 from junk_leads.steps.pages.plots import plot_evaluation, plot_importance, plot_leaderboard, plot_side_by_side
+from junk_leads.steps.pages.report import report_markdown
 from junk_leads.stores.registry import (
     BOOSTER_FILE,
     ENCODER_FILE,
@@ -75,7 +76,7 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
         for step, found in enumerate(report.weeks.values()):
             mlflow.log_metrics({f"week_{metric}": x.value for metric, x in found.items()}, step=step)
         mlflow.log_dict(report.as_dict(), "evaluation.json")
-        mlflow.log_text(report.as_markdown(), "evaluation.md")
+        mlflow.log_text(report_markdown(report), "evaluation.md")
         mlflow.log_dict(dict(training.drops), "drops.json")
         mlflow.log_text(encoder.to_json(), "encoder.json")
         mlflow.log_dict(dict(zip(encoder.features, map(float, gains), strict=True)), "feature_importance.json")

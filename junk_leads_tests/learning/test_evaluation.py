@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from junk_leads.steps.learning.evaluation import measure, random_split, temporal_split
+from junk_leads.steps.learning.evaluation import random_split, temporal_split
+from junk_leads.steps.learning.metrics import measure
 from junk_leads.steps.learning.training import LabelledFeatures
 
 LABELS = np.array([0, 0, 1, 1, 0, 1, 1, 0])

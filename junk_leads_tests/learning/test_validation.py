@@ -20,6 +20,7 @@ from junk_leads.steps.learning.calibration import (
 from junk_leads.steps.learning.evaluation import evaluate
 from junk_leads.steps.learning.training import LabelledFeatures, Recipe
 from junk_leads.steps.learning.validation import Aim, learn, random_folds, weekly_folds
+from junk_leads.steps.pages.report import report_markdown
 
 ENCODER = Encoder.of_levels({"first_platform_c": ("Level0", "Level3")})
 RECIPE = Recipe({**model_settings()["lightgbm"], "num_leaves": 7}, rounds=20)
@@ -243,6 +244,6 @@ def test_a_report_tells_every_split_week_slice_tenth_and_grade() -> None:
     assert max(report.gain_curve, key=lambda point: point["gain"])["gain"] > 0
     for found in report.splits.values():
         assert all(x.low <= x.value <= x.high for name, x in found.items() if name == "auc")
-    text = report.as_markdown()
+    text = report_markdown(report)
     for told in ("| auc |", "1970-02-22", "first_platform_c_Level0", "tenth of the leads", "| D |"):
         assert told in text

@@ -27,17 +27,9 @@ from junk_leads.steps.leads.encoding import LEVEL_COLUMNS, encode
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.kinds import kinds_of_leads
 from junk_leads.steps.leads.reading import read_leads
+from junk_leads.steps.learning.grading import GRADES, grade_of, score_of
 from junk_leads.steps.scoring.reasons import STRONGEST, contributions, reasons_of
-from junk_leads.steps.scoring.scoring import (
-    FORMULA_STARTS,
-    GRADES,
-    PREDICTED,
-    ScoringModel,
-    grade_of,
-    score_of,
-    score_raw_leads,
-    write_scored_file,
-)
+from junk_leads.steps.scoring.scoring import FORMULA_STARTS, PREDICTED, ScoringModel, score_raw_leads, write_scored_file
 from junk_leads.stores.registry import Registry, mlflow_quiet
 from junk_leads_tests.conftest import DELIVERED, SCHEMA, Trained, leads_of
 

@@ -1,10 +1,10 @@
-"""Measuring a model on leads it has not seen, always from probabilities.
+"""Judging a way of learning: leads held out, a model learned without them, and the report of what it says of them.
 
-What lives here: splits, metrics with their bootstrap intervals, slices, gains, and the report of a training. What
-does not: learning a model (`validation.py`), comparing two (`gating.py`) and plots (`plots.py`).
+What lives here: the random and the temporal split, learning and measuring on both, the report. What does not: metrics
+(`metrics.py`), learning one model (`validation.py`), comparing two (`gating.py`).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,24 +13,9 @@ import numpy as np
 
 from junk_leads.steps.leads.encoding import Encoder
 from junk_leads.steps.learning.calibration import correct_base_rate, expected_gain, population_weights
+from junk_leads.steps.learning.metrics import Interval, gains, grade_table, measure, measure_slices
 from junk_leads.steps.learning.training import LabelledFeatures, Recipe
 from junk_leads.steps.learning.validation import Aim, Fold, Learned, learn, random_folds, weekly_folds
-from junk_leads.steps.scoring.scoring import GRADES, grade_of
-
-RESAMPLES = 200
-BINS = 15  # of equal width, for the expected calibration error
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A measured value and the bounds of its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f})"
 
 
 def random_split(data: LabelledFeatures, share: float, seed: int) -> Fold:
@@ -46,146 +31,6 @@ def temporal_split(data: LabelledFeatures, share: float) -> Fold:
     order = np.argsort(data.created, kind="stable")
     cut = round(len(order) * (1 - share))
     return Fold("temporal", order[:cut], order[cut:])
-
-
-def checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and probabilities as they can be measured, both of shape (n,).
-
-    Raises ValueError for swapped arguments, hard labels instead of probabilities, values out of range or NaN.
-    """
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=float)
-    if labels.shape != probabilities.shape or not len(labels):
-        raise ValueError(f"{labels.shape} labels and {probabilities.shape} probabilities cannot be measured")
-    if not np.isin(labels, (0, 1)).all():
-        raise ValueError("labels must be 0 or 1: are labels and probabilities swapped?")
-    if not (np.isfinite(probabilities).all() and probabilities.min() >= 0 and probabilities.max() <= 1):
-        raise ValueError("probabilities must be numbers from 0 to 1")
-    if len(labels) > 1 and np.isin(probabilities, (0, 1)).all():
-        raise ValueError("probabilities are all 0 or 1: measure probabilities, not predicted labels")
-    return labels, probabilities
-
-
-def measure(
-    labels: np.ndarray, probabilities: np.ndarray, threshold: float, *, resamples: int = RESAMPLES, seed: int = 1
-) -> dict[str, Interval]:
-    """The metrics of probabilities, each with its 95 % bootstrap interval over leads.
-
-    AUC, average precision, Brier, log loss and expected calibration error; accuracy, precision, recall, F1, the
-    share of 1s, genuine leads lost and junk removed at the threshold; lift in the best tenth. `labels` (0 or 1) and
-    `probabilities` (0 to 1) have shape (n,). Raises ValueError as `checked` does.
-    """
-    labels, probabilities = checked(labels, probabilities)
-    kinds, place = np.unique(probabilities, return_inverse=True)
-    genuine = np.bincount(place, weights=labels, minlength=len(kinds))
-    junk = np.bincount(place, minlength=len(kinds)) - genuine
-    cells = np.concatenate([genuine, junk])
-    drawn = np.random.default_rng(seed).multinomial(len(labels), cells / len(labels), size=resamples)
-    counts = np.vstack([cells, drawn]).astype(float)
-    values = _metrics(kinds, counts[:, : len(kinds)], counts[:, len(kinds) :], threshold)
-    return {name: _interval(found) for name, found in values.items()}
-
-
-def _interval(found: np.ndarray) -> Interval:
-    drawn = found[1:][~np.isnan(found[1:])]
-    low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (found[0], found[0])
-    return Interval(float(found[0]), float(low), float(high))
-
-
-def _metrics(kinds: np.ndarray, genuine: np.ndarray, junk: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
-    """Every metric for r samples at once: `kinds` are g probabilities, rising; counts have shape (r, g)."""
-    everyone = genuine + junk
-    leads, ones = everyone.sum(axis=1), genuine.sum(axis=1)
-    zeros = leads - ones
-    with np.errstate(divide="ignore", invalid="ignore"):
-        below = np.cumsum(junk, axis=1) - junk
-        found = genuine[:, ::-1].cumsum(axis=1)
-        precision_from = found / everyone[:, ::-1].cumsum(axis=1)
-        clipped = np.clip(kinds, np.finfo(float).eps, 1 - np.finfo(float).eps)
-        chosen = kinds >= threshold
-        hits, alarms = genuine[:, chosen].sum(axis=1), junk[:, chosen].sum(axis=1)
-        precision = np.where(hits + alarms > 0, hits / (hits + alarms), 0.0)
-        recall = hits / ones
-        best = np.minimum(everyone[:, ::-1].cumsum(axis=1), leads[:, None] / 10)
-        taken = np.diff(best, axis=1, prepend=0.0)
-        rate = genuine[:, ::-1] / np.maximum(everyone[:, ::-1], 1)
-        return {
-            "auc": (genuine * (below + junk / 2)).sum(axis=1) / (ones * zeros),
-            "average_precision": np.nansum(genuine[:, ::-1] * precision_from, axis=1) / ones,
-            "brier": (genuine @ (1 - kinds) ** 2 + junk @ kinds**2) / leads,
-            "log_loss": -(genuine @ np.log(clipped) + junk @ np.log(1 - clipped)) / leads,
-            "calibration_error": _calibration_error(kinds, genuine, everyone),
-            "accuracy": (hits + zeros - alarms) / leads,
-            "precision": precision,
-            "recall": recall,
-            "f1": np.where(hits > 0, 2 * precision * recall / (precision + recall), 0.0),
-            "share_of_ones": (hits + alarms) / leads,
-            "genuine_lost": 1 - recall,
-            "junk_removed": 1 - alarms / zeros,
-            "lift_of_best_tenth": (taken * rate).sum(axis=1) / (leads / 10) / (ones / leads),
-        }
-
-
-def _calibration_error(kinds: np.ndarray, genuine: np.ndarray, everyone: np.ndarray) -> np.ndarray:
-    """Expected calibration error: mean distance of predicted and actual share over bins of equal width."""
-    bins = np.minimum((kinds * BINS).astype(int), BINS - 1)
-    starts = np.flatnonzero(np.diff(bins, prepend=-1))
-    actual = np.add.reduceat(genuine, starts, axis=1)
-    predicted = np.add.reduceat(everyone * kinds, starts, axis=1)
-    error: np.ndarray = np.abs(actual - predicted).sum(axis=1) / everyone.sum(axis=1)
-    return error
-
-
-def gains(labels: np.ndarray, probabilities: np.ndarray, parts: int = 10) -> list[dict[str, float]]:
-    """Lift and cumulative gain by tenths of the leads, the best first: `part`, `conversion`, `lift`, `gain`."""
-    labels, probabilities = checked(labels, probabilities)
-    ordered = labels[np.argsort(-probabilities, kind="stable")].astype(float)
-    table, found = [], 0.0
-    for part, members in enumerate(np.array_split(ordered, parts), start=1):
-        if len(members):
-            found += float(members.sum())
-            conversion = float(members.mean())
-            lift = conversion / max(float(ordered.mean()), 1e-12)
-            table.append(
-                {"part": part, "conversion": conversion, "lift": lift, "gain": found / max(float(ordered.sum()), 1.0)}
-            )
-    return table
-
-
-def measure_slices(
-    data: LabelledFeatures, encoder: Encoder, probabilities: np.ndarray, threshold: float, *, least: int = 200
-) -> dict[str, dict[str, Interval]]:
-    """The metrics of each slice of n leads by tier, platform, month, referral and missing city.
-
-    A slice that has fewer than `least` leads, or one class only, is left out.
-    """
-    measured = {}
-    for name, mask in slices(data, encoder):
-        if mask.sum() >= least and len(np.unique(data.labels[mask])) == 2:
-            measured[name] = measure(data.labels[mask], probabilities[mask], threshold)
-    return measured
-
-
-def slices(data: LabelledFeatures, encoder: Encoder) -> Iterator[tuple[str, np.ndarray]]:
-    """The slices of n leads by tier, platform, referral, missing city and month, as masks of shape (n,)."""
-    flags = [*encoder.blocks["city_tier"], *encoder.blocks["first_platform_c"], "referred_lead", "is_city_missing"]
-    for feature in flags:
-        yield feature, data.column(feature) > 0
-    months = data.created.astype("datetime64[s]").astype("datetime64[M]")
-    for month in np.unique(months):
-        yield f"month_{month}", months == month
-
-
-def grade_table(labels: np.ndarray, probabilities: np.ndarray, grades: Mapping[str, float]) -> list[dict[str, Any]]:
-    """How leads of each grade fare: `grade`, `share` of all leads, and `conversion` (0 to 1, None of no leads)."""
-    given = grade_of(probabilities, grades)
-    return [
-        {
-            "grade": grade,
-            "share": float((given == grade).mean()),
-            "conversion": float(labels[given == grade].mean()) if (given == grade).any() else None,
-        }
-        for grade in GRADES
-    ]
 
 
 @dataclass(frozen=True)
@@ -215,34 +60,6 @@ class Report:
         }
         listed = {"tenths": self.tenths, "grades": self.grades, "gain_curve": self.gain_curve}
         return {**measured, **{name: [dict(row) for row in rows] for name, rows in listed.items()}}
-
-    def as_markdown(self) -> str:
-        """Everything, for people: metrics with 95 % intervals, weeks, slices, gains, grades."""
-        names = list(self.splits)
-        lines = _table(
-            ["metric", *names],
-            [[metric, *(str(self.splits[name][metric]) for name in names)] for metric in self.splits[names[0]]],
-        )
-        for title, part in (("week from (rolling)", self.weeks), ("slice (temporal)", self.slices)):
-            told = [
-                [name, str(m["auc"]), f"{m['calibration_error'].value:.4f}", f"{m['share_of_ones'].value:.4f}"]
-                for name, m in part.items()
-            ]
-            lines += ["", *_table([title, "AUC", "calibration error", "share of 1s"], told)]
-        tenths = [
-            [str(t["part"]), f"{t['conversion']:.3f}", f"{t['lift']:.2f}", f"{t['gain']:.1%}"] for t in self.tenths
-        ]
-        lines += ["", *_table(["tenth of the leads", "conversion", "lift", "genuine leads so far"], tenths)]
-        grades = [
-            [g["grade"], f"{g['share']:.1%}", "-" if g["conversion"] is None else f"{g['conversion']:.3f}"]
-            for g in self.grades
-        ]
-        lines += ["", *_table(["grade", "share of leads", "conversion"], grades)]
-        return "\n".join(lines)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ import numpy as np
 
 from junk_leads.errors import TrainingRefused
 from junk_leads.reference import learner_settings, model_settings
-from junk_leads.steps.learning.evaluation import Interval, measure, random_split, temporal_split
+from junk_leads.steps.learning.evaluation import random_split, temporal_split
+from junk_leads.steps.learning.metrics import Interval, measure
 from junk_leads.steps.learning.training import LabelledFeatures, train_booster
 from junk_leads.steps.learning.tuning import Budget, Progress, Trial, as_parameters, own_recipe, recipe_of, tune
 from junk_leads.steps.learning.validation import Aim, Fold, learn, random_folds, weekly_folds

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from junk_leads.steps.learning.evaluation import Interval, checked, measure
+from junk_leads.steps.learning.metrics import Interval, checked, measure
 
 SURE = 3.0  # standard errors: an equal challenger passes by chance once in 700 times
 

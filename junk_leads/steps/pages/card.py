@@ -11,6 +11,7 @@ import numpy as np
 from junk_leads.steps.leads.encoding import Encoder
 from junk_leads.steps.learning.evaluation import Evaluated
 from junk_leads.steps.learning.training import LabelledFeatures
+from junk_leads.steps.pages.report import report_markdown
 from junk_leads.steps.watching.drift import drift
 
 _SHIFTED = 0.25
@@ -46,7 +47,7 @@ Tells how likely a lead is to complete its application. LightGBM, {evaluated.mod
 ## What it does on leads it has not seen
 Judged on the last leads by time: AUC {temporal["auc"]}, calibration error {temporal["calibration_error"]}.
 
-{evaluated.report.as_markdown()}
+{report_markdown(evaluated.report)}
 
 ## Calibration and threshold
 Calibration: {evaluated.model.calibration.kind}, chosen on {", ".join(evaluated.model.folds)} (each predicted from

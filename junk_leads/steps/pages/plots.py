@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from junk_leads.steps.learning.evaluation import BINS, Evaluated
+from junk_leads.steps.learning.evaluation import Evaluated
+from junk_leads.steps.learning.metrics import BINS
 from junk_leads.steps.learning.training import LabelledFeatures
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from junk_leads.steps.scoring.scoring import GRADES
+from junk_leads.steps.learning.grading import GRADES
 
 
 def summarise(predictions: duckdb.DuckDBPyRelation, about: Mapping[str, Any]) -> dict[str, Any]:

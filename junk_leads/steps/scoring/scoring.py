@@ -24,13 +24,13 @@ from junk_leads.steps.leads.encoding import Encoder, encode
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.kinds import kinds_of_leads
 from junk_leads.steps.learning.calibration import Calibration, correct_base_rate
+from junk_leads.steps.learning.grading import grade_of, score_of
 from junk_leads.steps.scoring.reasons import reasons_of
 from junk_leads.steps.sql import quoted
 
 if TYPE_CHECKING:
     import lightgbm as lgb
 
-GRADES = ("A", "B", "C", "D")
 PREDICTED = ("probability", "predicted_flag", "score", "grade", "reasons")
 PREDICTED_TYPES = dict(
     zip((*PREDICTED, "model_version"), (pa.float64(), pa.int8(), pa.int8(), *[pa.string()] * 3), strict=True)
@@ -73,19 +73,6 @@ class ScoringModel:
     def tell(self, probabilities: np.ndarray) -> np.ndarray:
         """The probabilities that people are told: corrected for the platform's true share, where that is set."""
         return correct_base_rate(probabilities, self.settings["share_of_genuine"], self.settings["true_share"])
-
-
-def score_of(probabilities: np.ndarray) -> np.ndarray:
-    """Scores 1 to 99, rising with probability."""
-    scores: np.ndarray = np.clip(np.rint(probabilities * 100), 1, 99).astype(np.int8)
-    return scores
-
-
-def grade_of(probabilities: np.ndarray, grades: Mapping[str, float]) -> np.ndarray:
-    """Grades A to D; `grades` gives the least probability of A, B and C."""
-    bounds = np.array([grades[g] for g in GRADES[:-1]])
-    grade: np.ndarray = np.array(GRADES)[(probabilities[:, None] < bounds).sum(axis=1)]
-    return grade
 
 
 def score_features(

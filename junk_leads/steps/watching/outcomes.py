@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 
 from junk_leads.reference import LeadSchema
-from junk_leads.steps.learning.evaluation import Interval, measure
+from junk_leads.steps.learning.metrics import Interval, measure
 from junk_leads.steps.learning.validation import WEEK, day
 from junk_leads.steps.sql import quoted
 
