@@ -12,7 +12,8 @@ import dagster as dg
 
 from junk_leads.home import Home
 from junk_leads.stores.ledger import Ledger
-from junk_leads.stores.registry import EXPERIMENT, Registry, mlflow_quiet
+from junk_leads.stores.mlflow_store import EXPERIMENT, mlflow_quiet
+from junk_leads.stores.registry import Registry
 
 
 class HomeResource(dg.ConfigurableResource[Any]):

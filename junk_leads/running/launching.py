@@ -1,11 +1,12 @@
 """Launching the jobs in this process: what the command line, the demo and the tests share.
 
 What lives here: one run of a job with its failure told in one line, and the account of drops afterwards. What does
-not: parsing and printing (`cli.py`), the jobs themselves (`jobs.py`).
+not: parsing and printing (`cli/`), the jobs themselves (`defs/jobs.py`).
 """
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from junk_leads.defs.jobs import TRAINING_CONFIG, drop_range
 from junk_leads.defs.recovery import fail_dead_runs
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
+from junk_leads.steps.leads.generating import write_leads
 from junk_leads.steps.learning.experimenting import learners
 from junk_leads.steps.learning.gating import Verdict
 from junk_leads.steps.pages.profiling import refuse_without_profiler, write_profile
 from junk_leads.stores import promotion
 from junk_leads.stores.ledger import Delivery, Ledger, hand_over
-from junk_leads.stores.registry import PRODUCTION, Registry, mlflow_quiet
+from junk_leads.stores.mlflow_store import mlflow_quiet
+from junk_leads.stores.registry import PRODUCTION, Registry
 from junk_leads.stores.warehouse import connect, has_table, rows_of
 
 Progress = Callable[[str], None]
@@ -90,8 +93,58 @@ class Platform:
         delivery = self.ledger.newest(drop)
         return f" (the file and its reason are in {delivery.path.parent})" if delivery.status == "refused" else ""
 
-    def train(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """Train on all accepted labelled drops; returns the row of `lightgbm_model`."""
+    def ingest(self, file: Path) -> dict[str, Any]:
+        """Run the data pipeline on a file; returns the account of its drop. Raises JunkLeadsError."""
+        return self.account(self.process(file, "data_pipeline").drop)
+
+    def score(self, file: Path, out: Path | None = None) -> dict[str, Any]:
+        """Run the inference pipeline on a file; returns its drop's figures and where its results are.
+
+        They are copied into the folder `out` as well. Raises JunkLeadsError.
+        """
+        drop = self.process(file, "inference_pipeline").drop
+        figures = self.rows("SELECT * FROM prediction_summary WHERE drop = ?", parameters=[drop])[0]
+        written = [self.home.predictions / f"{drop}.csv", self.home.predictions / f"{drop}.summary.txt"]
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            written = [Path(shutil.copyfile(path, out / path.name)) for path in written]
+        return {
+            "drop": drop,
+            "rows": figures["lead_count"],
+            "share_of_ones": figures["share_of_ones"],
+            "model_version": figures["model_version"],
+            "predictions": str(written[0]),
+            "summary": str(written[1]),
+        }
+
+    def demonstrate(self, rows: int) -> dict[str, Any]:
+        """The whole way once on generated leads, `rows` of them labelled; what is there already is not made again."""
+        sample = self.home.root / "sample"
+        sample.mkdir(exist_ok=True)
+        history, new = sample / "sample_history.csv", sample / "sample_new.csv"
+        for path, count, seed in ((history, rows, 1), (new, rows // 10, 2)):
+            if not path.exists():
+                self.progress(f"generating {path.name}")
+                write_leads(path, count, seed=seed, labelled=path is history)
+        ingested, version = self.ingest(history), self.registry.champion_version_or_none()
+        trained = version is None
+        if version is None:
+            version = str(self.train({})["model_version"])
+            self.promote(version, PRODUCTION, why="demo")
+        auc = self.registry.version(version).metrics["random_auc"]
+        scored = self.score(new)
+        return {"ingested": ingested, "version": version, "trained": trained, "auc": auc, "scored": scored}
+
+    def train(self, overrides: Mapping[str, Any], *, tuned: bool = False) -> dict[str, Any]:
+        """Train on all accepted labelled drops; returns the row of `lightgbm_model`.
+
+        When `tuned`, with the parameters of the last experiment's best LightGBM, over which `overrides` go.
+        """
+        if tuned:
+            title, found = self.tuned()
+            self.progress(f"with the parameters of: {title}")
+            lightgbm = {**found["lightgbm"], **overrides.get("lightgbm", {})}
+            overrides = {**found, **overrides, "lightgbm": lightgbm}
         self._launch_on_labelled("training_pipeline", "lightgbm_model", overrides)
         return self.rows("SELECT * FROM lightgbm_model")[0]
 

@@ -8,38 +8,29 @@ one champion at any moment. Every transition is written down as a tag of the reg
 """
 
 import getpass
-import hashlib
 import json
-import logging
 import os
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
-from junk_leads.errors import JunkLeadsError, NoChampion, RegistryError
+from junk_leads.errors import NoChampion, RegistryError
 from junk_leads.home import Home
-from junk_leads.steps.leads.encoding import Encoder, reference_id
 from junk_leads.steps.scoring.scoring import ScoringModel
+from junk_leads.stores.mlflow_store import client_of, downloaded, plain_errors
+from junk_leads.stores.model_files import load_scoring_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 MODEL = "junk_leads"
-EXPERIMENT = "junk_leads"
 MLFLOW_UI = "http://127.0.0.1:5000"
 STAGES = ("staging", "production", "archived")
 PRODUCTION, STAGING, ARCHIVED = "production", "staging", "archived"
-BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE = "model.txt", "encoder.json", "settings.json"
-HASHES_FILE = "sha256.json"
 JUDGED = "judged"  # the run's folder with the model of the temporal split
 _TRANSITION = "transition."
 
@@ -69,20 +60,20 @@ class Registry:
     @property
     def client(self) -> "MlflowClient":
         """MLflow's client of this home, its store initialised once, under a lock."""
-        with _plain_errors():
-            return _client(self.home.mlflow_uri, self.home.root)
+        with plain_errors():
+            return client_of(self.home.mlflow_uri, self.home.root)
 
     def versions(self) -> list[Version]:
         """Every version, newest first."""
         client = self.client
-        with _plain_errors():
+        with plain_errors():
             found = client.search_model_versions(f"name = '{MODEL}'")
             return sorted((self._version(v) for v in found), key=lambda v: -int(v.version))
 
     def register(self, run_id: str, model_uri: str, tags: dict[str, str]) -> str:
         """Register a logged model as the next version; returns its number."""
         client = self.client
-        with _plain_errors():
+        with plain_errors():
             import mlflow
 
             mlflow.set_tracking_uri(self.home.mlflow_uri)  # where MLflow looks for what was logged
@@ -95,7 +86,7 @@ class Registry:
     def describe_version(self, version: str, text: str) -> None:
         """Give a version its description, Markdown, as MLflow's UI shows it."""
         client = self.client
-        with _plain_errors():
+        with plain_errors():
             client.update_model_version(MODEL, version, text)
 
     def champion(self) -> ScoringModel:
@@ -123,9 +114,9 @@ class Registry:
         """
         client = self.client
         found = self._found(version)
-        with _plain_errors():
+        with plain_errors():
             logged = client.get_logged_model(found.source.rsplit("/", 1)[-1])
-            folder = _downloaded(f"{logged.artifact_location}/artifacts")
+            folder = downloaded(f"{logged.artifact_location}/artifacts")
         return load_scoring_model(folder, version, found.tags.get("files_sha256", ""))
 
     def load_judged(self, version: str) -> ScoringModel:
@@ -134,15 +125,15 @@ class Registry:
         Raises RegistryError as `load` does.
         """
         found = self._found(version)
-        with _plain_errors():
-            folder = _downloaded(f"runs:/{found.run_id}/{JUDGED}", self.home.mlflow_uri)
+        with plain_errors():
+            folder = downloaded(f"runs:/{found.run_id}/{JUDGED}", self.home.mlflow_uri)
         return load_scoring_model(folder, version, found.tags.get("judged_sha256", ""))
 
     def evaluation(self, version: str) -> dict[str, Any]:
         """What a version's training reported: splits, weeks, slices, tenths, grades."""
         found = self._found(version)
-        with _plain_errors():
-            file = _downloaded(f"runs:/{found.run_id}/evaluation.json", self.home.mlflow_uri)
+        with plain_errors():
+            file = downloaded(f"runs:/{found.run_id}/evaluation.json", self.home.mlflow_uri)
             content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return content
 
@@ -152,7 +143,7 @@ class Registry:
 
     def run_url(self, run_id: str) -> str:
         """Where MLflow's UI shows a run."""
-        with _plain_errors():
+        with plain_errors():
             experiment = self.client.get_run(run_id).info.experiment_id
         return f"{os.environ.get('JUNK_LEADS_MLFLOW_UI', MLFLOW_UI)}/#/experiments/{experiment}/runs/{run_id}"
 
@@ -171,7 +162,7 @@ class Registry:
             return
         if to == PRODUCTION:
             self.load(version)  # a damaged or unusable version never becomes champion
-        with _plain_errors():
+        with plain_errors():
             former = None if to == ARCHIVED else self._alias(to)
             if former is not None:
                 client.set_model_version_tag(MODEL, former, ARCHIVED, "true")
@@ -210,7 +201,7 @@ class Registry:
     def history(self) -> list[dict[str, Any]]:
         """Every transition, oldest first: when, version, from, to, who, why."""
         client = self.client
-        with _plain_errors():
+        with plain_errors():
             found = client.search_registered_models(f"name = '{MODEL}'")
             tags = found[0].tags if found else {}
         events = sorted((key, value) for key, value in tags.items() if key.startswith(_TRANSITION))
@@ -254,14 +245,14 @@ class Registry:
 
     def _alias(self, alias: str) -> str | None:
         client = self.client
-        with _plain_errors():
+        with plain_errors():
             found = client.search_registered_models(f"name = '{MODEL}'")
             version = found[0].aliases.get(alias) if found else None
             return None if version is None else str(version)
 
     def _found(self, version: str) -> "ModelVersion":
         client = self.client
-        with _plain_errors():
+        with plain_errors():
             known = [str(v.version) for v in client.search_model_versions(f"name = '{MODEL}'")]
         if version not in known:
             there = ", ".join(known) or "none"
@@ -290,95 +281,6 @@ class Registry:
             float(tags.get("newest_lead", "nan")),
             float(tags.get("holdout_from", "nan")),
         )
-
-
-def _downloaded(uri: str, tracking_uri: str | None = None) -> Path:
-    from mlflow.artifacts import download_artifacts
-
-    return Path(download_artifacts(uri, tracking_uri=tracking_uri))
-
-
-def files_sha256(folder: Path) -> str:
-    """The hashes of a model's files, as the registry keeps them in a tag."""
-    names = (BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE)
-    return json.dumps({name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names})
-
-
-def load_scoring_model(folder: Path, version: str, expected_sha256: str = "") -> ScoringModel:
-    """The model in a folder of its three files, verified before LightGBM reads it.
-
-    LightGBM ends the whole process on a damaged file, so the hashes come first.
-    """
-    import lightgbm as lgb
-
-    try:
-        found = files_sha256(folder)
-    except OSError as error:
-        raise RegistryError(f"version {version} lacks the file {error.filename}; roll back or train again") from error
-    if expected_sha256 and found != expected_sha256:
-        raise RegistryError(
-            f"the files of version {version} are not those that were registered (SHA-256 differs); "
-            f"roll back to another version or restore {folder}"
-        )
-    encoder = Encoder.from_json((folder / ENCODER_FILE).read_text(encoding="utf-8"))
-    if encoder.reference != reference_id():
-        raise RegistryError(
-            f"version {version} was trained with other city tiers or interaction groups than this program has; "
-            f"train again, or use the program it was trained with"
-        )
-    settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-    booster = lgb.Booster(model_file=str(folder / BOOSTER_FILE))
-    return ScoringModel(version, booster, encoder, settings)
-
-
-@contextmanager
-def mlflow_quiet() -> Iterator[None]:
-    """MLflow's own chatter (deprecations, hints, alembic's log) kept from a person's terminal."""
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    logger = logging.getLogger("mlflow")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # what goes wrong is told once, in one line, by who asked
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    with mlflow_quiet():
-        try:
-            yield
-        except JunkLeadsError:
-            raise
-        except Exception as error:
-            first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-            raise RegistryError(
-                f"the model registry did not answer ({first}); nothing was changed: check mlflow.db and try again"
-            ) from error
-
-
-@lru_cache(maxsize=8)
-def _client(uri: str, root: Path) -> "MlflowClient":
-    from mlflow import MlflowClient
-
-    store = root / "mlflow.db"
-    if store.exists() and not (store.is_file() and store.read_bytes()[:16] in (b"", b"SQLite format 3\0")):
-        # MLflow would try to open it for minutes
-        raise RegistryError(
-            f"{store} is no SQLite file; nothing was changed: restore it from a backup, or move it away"
-        )
-    # processes that start at once on a new file corrupt its migration
-    with FileLock(root / "mlflow.lock", timeout=300):
-        client = MlflowClient(uri, registry_uri=uri)
-        if client.get_experiment_by_name(EXPERIMENT) is None:
-            client.create_experiment(EXPERIMENT, artifact_location=(root / "mlartifacts").as_uri())
-    return client
 
 
 def _who() -> str:

@@ -14,7 +14,7 @@ from mlflow.pyfunc.model import PythonModel
 
 from junk_leads.reference import lead_schema
 from junk_leads.steps.scoring.scoring import PREDICTED, score_raw_leads
-from junk_leads.stores.registry import load_scoring_model
+from junk_leads.stores.model_files import load_scoring_model
 
 SCHEMA = lead_schema()
 

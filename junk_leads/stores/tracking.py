@@ -24,16 +24,9 @@ from junk_leads.steps.pages.card import model_card
 from junk_leads.steps.pages.leaderboard import as_markdown
 from junk_leads.steps.pages.plots import plot_evaluation, plot_importance, plot_leaderboard, plot_side_by_side
 from junk_leads.steps.pages.report import report_markdown
-from junk_leads.stores.registry import (
-    BOOSTER_FILE,
-    ENCODER_FILE,
-    HASHES_FILE,
-    JUDGED,
-    SETTINGS_FILE,
-    Registry,
-    files_sha256,
-    mlflow_quiet,
-)
+from junk_leads.stores.mlflow_store import mlflow_quiet
+from junk_leads.stores.model_files import BOOSTER_FILE, ENCODER_FILE, HASHES_FILE, SETTINGS_FILE, files_sha256
+from junk_leads.stores.registry import JUDGED, Registry
 
 # What scoring a raw lead needs; the code itself travels with the model.
 _REQUIREMENTS = ("duckdb", "filelock", "lightgbm", "mlflow", "numpy", "pandas", "pyarrow", "pyyaml")

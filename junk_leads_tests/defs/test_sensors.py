@@ -11,20 +11,19 @@ import dagster as dg
 import pytest
 
 from junk_leads.definitions import build_defs
-from junk_leads.defs import sensors
 from junk_leads.defs.resources import HomeResource
-from junk_leads.defs.sensors import (
+from junk_leads.defs.sensors import make_incoming_sensor
+from junk_leads.errors import DropRefused, NoChampion, RegistryError
+from junk_leads.home import Home
+from junk_leads.stores.incoming import (
     MOST_ATTEMPTS,
     IncomingFile,
     decide,
     is_complete,
     list_incoming,
-    make_incoming_sensor,
     run_key,
     with_contents,
 )
-from junk_leads.errors import DropRefused, NoChampion, RegistryError
-from junk_leads.home import Home
 from junk_leads.stores.ledger import Delivery, Ledger, content_of
 from junk_leads.stores.registry import Registry
 
@@ -268,7 +267,7 @@ def test_a_file_that_cannot_be_read_says_why(
     def refuse(path: Path) -> str:
         raise error
 
-    monkeypatch.setattr(sensors, "content_of", refuse)
+    monkeypatch.setattr("junk_leads.stores.incoming.content_of", refuse)
     (found,) = with_contents([file(content="")], tmp_path, {"july.csv": [10, 100.0]}, 0, NOW)
     assert (found.content, found.problem) == ("", problem)
 

@@ -30,7 +30,8 @@ from junk_leads.steps.leads.reading import read_leads
 from junk_leads.steps.learning.grading import GRADES, grade_of, score_of
 from junk_leads.steps.scoring.reasons import STRONGEST, contributions, reasons_of
 from junk_leads.steps.scoring.scoring import FORMULA_STARTS, PREDICTED, ScoringModel, score_raw_leads, write_scored_file
-from junk_leads.stores.registry import Registry, mlflow_quiet
+from junk_leads.stores.mlflow_store import mlflow_quiet
+from junk_leads.stores.registry import Registry
 from junk_leads_tests.conftest import DELIVERED, SCHEMA, Trained, leads_of
 
 pytestmark = pytest.mark.xdist_group("scoring properties")

@@ -14,16 +14,9 @@ import pytest
 
 from junk_leads.errors import NoChampion, RegistryError
 from junk_leads.home import Home
-from junk_leads.stores.registry import (
-    BOOSTER_FILE,
-    ENCODER_FILE,
-    MODEL,
-    SETTINGS_FILE,
-    STAGES,
-    Registry,
-    files_sha256,
-    mlflow_quiet,
-)
+from junk_leads.stores.mlflow_store import mlflow_quiet
+from junk_leads.stores.model_files import BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE, files_sha256
+from junk_leads.stores.registry import MODEL, STAGES, Registry
 from junk_leads_tests.conftest import Trained, copied_home
 
 pytestmark = pytest.mark.xdist_group("registry")

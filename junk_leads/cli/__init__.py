@@ -1,0 +1,78 @@
+"""The command line: parse, call, print.
+
+What lives here: the commands by what they are about (`leads.py`, `models.py`), and how they speak (`speaking.py`). What
+does not: the work, which is the same jobs that the sensor and the UI launch (`running/`). Exit codes: 0 done, 1 refused
+or failed (one plain line on stderr), 2 wrong usage.
+"""
+
+import atexit
+import gc
+import os
+import sys
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from junk_leads.cli import leads, models
+from junk_leads.cli.speaking import refuse, tell
+from junk_leads.errors import JunkLeadsError
+from junk_leads.home import Home
+
+app = typer.Typer(
+    help="Tell junk leads from genuine ones. Everything is kept below JUNK_LEADS_HOME (default: data/).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Dagster's UI.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow's UI.")] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Dagster's web UI and daemon, and MLflow's UI, until interrupted."""
+    from junk_leads.running.serving import serve
+
+    serve(Home.from_environment(), host=host, port=port, mlflow_port=mlflow_port, tell=tell)
+
+
+for command in (
+    *(leads.ingest, models.train, models.experiment, leads.score, leads.profile, leads.generate, leads.demo),
+    *(models.evaluate, ui),
+):
+    app.command()(command)
+app.add_typer(models.app, name="models")
+
+
+def main() -> None:
+    """Run a command; an expected error is one line on stderr and exit code 1."""
+    # millions of objects that stay come with the libraries: looking through them again and again is 1 s of 15
+    gc.set_threshold(100_000, 50, 100)
+    try:
+        app()
+    except JunkLeadsError as error:
+        refuse(str(error))
+        sys.exit(1)
+    except OSError as error:
+        refuse(f"{error.strerror or error}: {error.filename or ''}; check the disk and rights")
+        sys.exit(1)
+
+
+def program() -> None:
+    """Run a command as a process of its own, which ends at once: taking apart what the libraries built takes 2 s."""
+    code: object = 1
+
+    def leave() -> None:
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+    atexit.register(leave)  # registered first, it is called last
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code
+        raise

@@ -1,0 +1,96 @@
+"""Commands about leads: into the warehouse, scored, profiled, generated, and the whole way once.
+
+What lives here: parsing and telling. What does not: the work (`running/launching.py`).
+"""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from junk_leads.cli.speaking import Files, Json, answer, answer_each, opened_platform
+
+
+def ingest(files: Files, as_json: Json = False) -> None:
+    """Read, check and clean CSV files into the warehouse: the data pipeline."""
+    with opened_platform() as platform:
+        answer_each(files, platform.ingest, _ingested, as_json=as_json)
+
+
+def _ingested(drop: dict[str, Any]) -> str:
+    return (
+        f"{drop['drop']}: {drop['rows_read']:,} rows read, {drop['kept']:,} kept, {drop['duplicates']:,} duplicates, "
+        f"{drop['rejected']:,} rejected, {'labelled' if drop['labelled'] else 'unlabelled'}"
+    )
+
+
+def score(
+    files: Files,
+    out: Annotated[Path | None, typer.Option(help="Also copy the scored CSVs and summaries here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score CSV files with the model in Production: the inference pipeline."""
+    with opened_platform() as platform:
+        platform.registry.champion_version()
+        answer_each(files, lambda file: platform.score(file, out), _scored, as_json=as_json)
+
+
+def _scored(drop: dict[str, Any]) -> str:
+    return (
+        f"{drop['drop']}: {drop['rows']:,} leads scored by version {drop['model_version']}, {_shares(drop)}\n"
+        f"  {drop['predictions']}\n  {drop['summary']}"
+    )
+
+
+def _shares(drop: dict[str, Any]) -> str:
+    return f"{drop['share_of_ones']:.2%} 1s and {1 - drop['share_of_ones'] if drop['rows'] else 0:.2%} 0s"
+
+
+def profile(drop: Annotated[str, typer.Argument(help="An accepted drop.")], as_json: Json = False) -> None:
+    """Write a page about every column of a drop's raw leads, below reports/; needs the extra `profile`."""
+    with opened_platform() as platform:
+        page = platform.profile(drop)
+    answer(as_json, {"drop": drop, "profile": str(page)}, f"{page}")
+
+
+def generate(
+    rows: Annotated[int, typer.Option(min=0, help="How many leads.")],
+    out: Annotated[Path, typer.Option(help="The CSV to write.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 1,
+    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Without app_complete_flag.")] = False,
+    start: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="First day.")] = datetime(2021, 7, 1),
+    days: Annotated[int, typer.Option(min=1, help="How many days.")] = 229,
+    as_json: Json = False,
+) -> None:
+    """Write synthetic leads, as real as the published facts allow."""
+    from junk_leads.steps.leads.generating import write_leads
+
+    if out.is_dir():
+        raise typer.BadParameter(f"{out} is a folder; name a file", param_hint="--out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_leads(out, rows, seed=seed, labelled=not unlabelled, start=start.date(), days=days)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    answer(as_json, {"file": str(out), "rows": rows, "labelled": not unlabelled}, f"{rows:,} leads in {out}")
+
+
+def demo(
+    rows: Annotated[int, typer.Option(min=2000, help="Labelled leads to generate.")] = 5_000, as_json: Json = False
+) -> None:
+    """Generate samples, train, promote and score: the whole way once, and where its results are."""
+    with opened_platform() as platform:
+        content = platform.demonstrate(rows)
+    scored = content["scored"]
+    made = "trained and promoted" if content["trained"] else "in production already"
+    text = (
+        f"{content['ingested']['kept']:,} labelled leads ingested, version {content['version']} "
+        f"(AUC {content['auc']:.3f}) {made}\n"
+        f"{scored['rows']:,} new leads scored: {scored['share_of_ones']:.2%} 1s, "
+        f"{1 - scored['share_of_ones']:.2%} 0s\n\n"
+        f"scored leads   {scored['predictions']}\nsummary        {scored['summary']}\n"
+        "next           junk-leads ui        (the asset graph, checks and models in a browser)\n"
+        "               junk-leads score YOUR.csv"
+    )
+    answer(as_json, content, text)

@@ -1,0 +1,96 @@
+"""How commands speak: progress and refusals on stderr, results on stdout, as text or as one JSON object.
+
+What lives here: what every command shares. What does not: any command.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from junk_leads.errors import JunkLeadsError
+from junk_leads.home import Home
+
+if TYPE_CHECKING:
+    from junk_leads.running.launching import Platform
+    from junk_leads.stores.registry import Registry
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Files = Annotated[list[Path], typer.Argument(help="CSV files (also .csv.gz); copied, never moved or changed.")]
+Asked = TypeVar("Asked")
+
+
+def tell(line: str) -> None:
+    """Progress, on stderr."""
+    typer.echo(f"… {line}", err=True)
+
+
+def refuse(line: str) -> None:
+    """What was refused or failed, on stderr."""
+    typer.echo(f"junk-leads: {line}", err=True)
+
+
+def answer(as_json: bool, content: dict[str, Any], text: str) -> None:
+    """The result, on stdout."""
+    typer.echo(json.dumps(content, ensure_ascii=False) if as_json else text)
+
+
+def answer_each(
+    asked: Sequence[Asked],
+    work: Callable[[Asked], dict[str, Any]],
+    told: Callable[[dict[str, Any]], str],
+    *,
+    as_json: bool,
+) -> None:
+    """Do the work for each that was asked for, whatever becomes of the others, and tell the results and refusals.
+
+    Ends with exit code 1 when any was refused.
+    """
+    done, refused = [], []
+    for one in asked:
+        try:
+            done.append(work(one))
+        except JunkLeadsError as error:
+            refused.append(str(error))
+    if done or as_json:
+        answer(as_json, {"drops": done}, "\n".join(map(told, done)))
+    for line in refused:
+        refuse(line)
+    if refused:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def opened_platform() -> Iterator["Platform"]:
+    """The platform of the home that the environment names."""
+    from junk_leads.running.launching import platform
+
+    with platform(Home.from_environment(), tell) as found:
+        yield found
+
+
+def opened_registry() -> "Registry":
+    """The registry alone, for commands that launch nothing."""
+    from junk_leads.stores.registry import Registry
+
+    return Registry(Home.from_environment().prepare())
+
+
+@contextmanager
+def progress_told() -> Iterator[None]:
+    """What a job tells while it runs, on stderr."""
+    import logging
+
+    logger, handler = logging.getLogger("junk_leads.progress"), logging.Handler()
+    handler.emit = lambda record: tell(record.getMessage())  # type: ignore[method-assign]
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -1,0 +1,82 @@
+"""MLflow's own store in a home: made once, quiet, its errors told in one line.
+
+What lives here: the client and what every use of MLflow shares. What does not: versions and stages (`registry.py`),
+what is logged (`tracking.py`). MLflow is imported late: it takes seconds.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from junk_leads.errors import JunkLeadsError, RegistryError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "junk_leads"
+
+
+@contextmanager
+def mlflow_quiet() -> Iterator[None]:
+    """MLflow's own chatter (deprecations, hints, alembic's log) kept from a person's terminal."""
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    logger = logging.getLogger("mlflow")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # what goes wrong is told once, in one line, by who asked
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Whatever goes wrong in MLflow, as a RegistryError in one line."""
+    with mlflow_quiet():
+        try:
+            yield
+        except JunkLeadsError:
+            raise
+        except Exception as error:
+            first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+            raise RegistryError(
+                f"the model registry did not answer ({first}); nothing was changed: check mlflow.db and try again"
+            ) from error
+
+
+@lru_cache(maxsize=8)
+def client_of(uri: str, root: Path) -> "MlflowClient":
+    """MLflow's client of the store below a home, which is made once, under a lock. Raises RegistryError."""
+    from mlflow import MlflowClient
+
+    store = root / "mlflow.db"
+    if store.exists() and not (store.is_file() and store.read_bytes()[:16] in (b"", b"SQLite format 3\0")):
+        # MLflow would try to open it for minutes
+        raise RegistryError(
+            f"{store} is no SQLite file; nothing was changed: restore it from a backup, or move it away"
+        )
+    # processes that start at once on a new file corrupt its migration
+    with FileLock(root / "mlflow.lock", timeout=300):
+        client = MlflowClient(uri, registry_uri=uri)
+        if client.get_experiment_by_name(EXPERIMENT) is None:
+            client.create_experiment(EXPERIMENT, artifact_location=(root / "mlartifacts").as_uri())
+    return client
+
+
+def downloaded(uri: str, tracking_uri: str | None = None) -> Path:
+    """Where the files of an artifact are on this machine."""
+    from mlflow.artifacts import download_artifacts
+
+    return Path(download_artifacts(uri, tracking_uri=tracking_uri))

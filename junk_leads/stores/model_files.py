@@ -1,0 +1,49 @@
+"""The files of a registered model, verified before they are read.
+
+What lives here: their names, their hashes, and a model made of them. What does not: where they are kept
+(`registry.py`) and who writes them (`tracking.py`).
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from junk_leads.errors import RegistryError
+from junk_leads.steps.leads.encoding import Encoder, reference_id
+from junk_leads.steps.scoring.scoring import ScoringModel
+
+BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE = "model.txt", "encoder.json", "settings.json"
+HASHES_FILE = "sha256.json"
+
+
+def files_sha256(folder: Path) -> str:
+    """The hashes of a model's files, as the registry keeps them in a tag."""
+    names = (BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE)
+    return json.dumps({name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names})
+
+
+def load_scoring_model(folder: Path, version: str, expected_sha256: str = "") -> ScoringModel:
+    """The model in a folder of its three files, verified before LightGBM reads it.
+
+    LightGBM ends the whole process on a damaged file, so the hashes come first.
+    """
+    import lightgbm as lgb
+
+    try:
+        found = files_sha256(folder)
+    except OSError as error:
+        raise RegistryError(f"version {version} lacks the file {error.filename}; roll back or train again") from error
+    if expected_sha256 and found != expected_sha256:
+        raise RegistryError(
+            f"the files of version {version} are not those that were registered (SHA-256 differs); "
+            f"roll back to another version or restore {folder}"
+        )
+    encoder = Encoder.from_json((folder / ENCODER_FILE).read_text(encoding="utf-8"))
+    if encoder.reference != reference_id():
+        raise RegistryError(
+            f"version {version} was trained with other city tiers or interaction groups than this program has; "
+            f"train again, or use the program it was trained with"
+        )
+    settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    booster = lgb.Booster(model_file=str(folder / BOOSTER_FILE))
+    return ScoringModel(version, booster, encoder, settings)
