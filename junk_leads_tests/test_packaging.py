@@ -1,20 +1,17 @@
-"""What is shipped: the direction of imports, the wheel, the pins, the code location, a command line that starts fast.
+"""What is shipped: the wheel, the pins, the code location, a command line that starts fast.
 
-What lives here: facts about the package as a whole. What does not: what any of its parts does.
+What lives here: facts about the package as a whole. What does not: its rooms (`test_architecture.py`) and what any of
+its parts does.
 """
 
-import ast
 import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -55,97 +52,6 @@ def run(*command: object, cwd: Path, **environment: str) -> "subprocess.Complete
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done
-
-
-# Imports go one way, down the table of CONTRIBUTING.md
-
-
-@dataclass(frozen=True)
-class Module:
-    """A module of the package: its path below it, and the dotted names that it imports, wherever it does."""
-
-    path: str
-    imports: frozenset[str]
-
-    @property
-    def of_the_package(self) -> set[str]:
-        """The places in the package that it imports from: a folder of it (`steps/`) or a module at its top."""
-        inside = {name.split(".")[1] for name in self.imports if name.startswith("junk_leads.")}
-        return {f"{name}/" if (PACKAGE / name / "__init__.py").exists() else f"{name}.py" for name in inside}
-
-    @property
-    def place(self) -> str:
-        folder, slash, _ = self.path.partition("/")
-        return f"{folder}/" if slash else self.path
-
-
-def imported(source: str, package: str) -> Iterator[str]:
-    """The dotted names that a module of `package` imports, at its top or inside functions."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            origin = resolve_name("." * node.level + (node.module or ""), package)
-            yield from (f"{origin}.{alias.name}" for alias in node.names)
-
-
-@cache
-def modules() -> tuple[Module, ...]:
-    found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        package = ".".join(path.relative_to(CHECKOUT).parent.parts)
-        imports = frozenset(imported(path.read_text(encoding="utf-8"), package))
-        found.append(Module(path.relative_to(PACKAGE).as_posix(), imports))
-    return tuple(found)
-
-
-@cache
-def layers() -> dict[str, int]:
-    """The places of the package, as the table under "Where things live" names them, with the row of each."""
-    page = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    section = page.partition("## Where things live")[2].partition("\n## ")[0]
-    firsts = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
-    named = [(place, row) for row, cell in enumerate(firsts) for place in re.findall(r"`([^`]+)`", cell)]
-    assert len(dict(named)) == len(named), "a place is in the table twice"
-    return dict(named)
-
-
-def test_the_table_of_places_has_every_module_and_nothing_that_is_gone() -> None:
-    places = {module.place for module in modules()} - {"__init__.py"}
-    assert places <= set(layers()), "name the new module in the table of CONTRIBUTING.md"
-    assert [place for place in layers() if not (PACKAGE / place).exists()] == []
-
-
-def test_no_module_imports_from_a_place_further_down_the_table() -> None:
-    upwards = [
-        f"{module.path} imports from {place}"
-        for module in modules()
-        for place in module.of_the_package
-        if module.path == "__init__.py" or layers()[place] > layers()[module.place]
-    ]
-    assert upwards == []
-
-
-def test_imports_of_every_form_are_seen() -> None:
-    source = "from . import checks\nfrom ..home import Home\ndef late():\n    import junk_leads.cli as shell"
-    assert set(imported(source, "junk_leads.defs.assets")) == {
-        "junk_leads.defs.assets.checks",
-        "junk_leads.home.Home",
-        "junk_leads.cli",
-    }
-
-
-def test_steps_know_no_dagster_no_mlflow_and_no_great_expectations() -> None:
-    frameworks = ("dagster", "mlflow", "great_expectations")
-    steps = [module for module in modules() if module.place == "steps/"]
-    assert steps
-    for module in steps:
-        assert [name for name in module.imports if name.startswith(frameworks)] == [], module.path
-
-
-def test_the_product_never_imports_its_benchmarks_or_tests() -> None:
-    for module in modules():
-        assert {name.split(".")[0] for name in module.imports}.isdisjoint({"benchmarks", "junk_leads_tests"})
 
 
 # The wheel, built from what git holds and installed where there is no checkout

@@ -1,1 +1,4 @@
-"""Features become a judged model: trained, validated, calibrated, measured, tuned, compared, let in."""
+"""Features become a judged model: trained, validated, calibrated, measured; compared, tuned, let in.
+
+In order: training, validation, calibration, grading, metrics, evaluation, tuning, experimenting, gating.
+"""
