@@ -1,6 +1,6 @@
 """What assets are given besides their inputs: the home, with its ledger and registry.
 
-What lives here: thin resources over `home.py`, `ledger.py` and `registry.py`, and dagster-mlflow's, imported late.
+What lives here: a thin resource over a home and its stores, and dagster-mlflow's, imported late.
 What does not: the warehouse (`io_managers.py`).
 """
 
@@ -11,12 +11,12 @@ from typing import Any
 import dagster as dg
 
 from junk_leads.home import Home
-from junk_leads.stores.ledger import Ledger
 from junk_leads.stores.mlflow_store import EXPERIMENT, mlflow_quiet
+from junk_leads.stores.of_home import OfHome
 from junk_leads.stores.registry import Registry
 
 
-class HomeResource(dg.ConfigurableResource[Any]):
+class HomeResource(OfHome, dg.ConfigurableResource[Any]):
     """The home of one machine: folders, ledger of deliveries, registry of models."""
 
     root: str
@@ -25,16 +25,6 @@ class HomeResource(dg.ConfigurableResource[Any]):
     def home(self) -> Home:
         """The folders."""
         return Home(Path(self.root))
-
-    @property
-    def ledger(self) -> Ledger:
-        """Which file became which drop."""
-        return Ledger(self.home)
-
-    @property
-    def registry(self) -> Registry:
-        """The versions of the model."""
-        return Registry(self.home)
 
 
 def mlflow_resource(home: Home) -> dg.ResourceDefinition:

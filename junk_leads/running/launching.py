@@ -24,32 +24,23 @@ from junk_leads.steps.learning.experimenting import learners
 from junk_leads.steps.learning.gating import Verdict
 from junk_leads.steps.pages.profiling import refuse_without_profiler, write_profile
 from junk_leads.stores import promotion
-from junk_leads.stores.ledger import Delivery, Ledger, hand_over
+from junk_leads.stores.ledger import Delivery, hand_over
 from junk_leads.stores.mlflow_store import mlflow_quiet
-from junk_leads.stores.registry import PRODUCTION, Registry
+from junk_leads.stores.of_home import OfHome
+from junk_leads.stores.registry import PRODUCTION
 from junk_leads.stores.warehouse import connect, has_table, rows_of
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Platform:
+class Platform(OfHome):
     """A home with its definitions and Dagster instance, ready to launch jobs."""
 
     home: Home
     definitions: dg.Definitions
     instance: dg.DagsterInstance
     progress: Progress
-
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger of deliveries."""
-        return Ledger(self.home)
-
-    @property
-    def registry(self) -> Registry:
-        """The registry of models."""
-        return Registry(self.home)
 
     def launch(
         self,

@@ -1,4 +1,4 @@
 """What lasts: files delivered, the warehouse, the registry of models and what is tracked with them.
 
-In order: incoming, ledger, warehouse, tracking, model_files, scoring_model, mlflow_store, registry, promotion.
+In order: incoming, ledger, warehouse, tracking, model_files, scoring_model, mlflow_store, registry, promotion, of_home.
 """
