@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from pydantic import PrivateAttr
 
+from junk_leads.defs.assets.champion import announcer
 from junk_leads.home import Home
 from junk_leads.stores.ledger import Ledger
 from junk_leads.stores.mlflow_store import EXPERIMENT, mlflow_quiet
@@ -20,6 +22,11 @@ class HomeResource(dg.ConfigurableResource[Any]):
     """The home of one machine: folders, ledger of deliveries, registry of models."""
 
     root: str
+    _instance: dg.DagsterInstance | None = PrivateAttr(default=None)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Keep the instance, which is told when the champion changes."""
+        self._instance = context.instance
 
     @property
     def home(self) -> Home:
@@ -33,8 +40,8 @@ class HomeResource(dg.ConfigurableResource[Any]):
 
     @property
     def registry(self) -> Registry:
-        """The versions of the model."""
-        return Registry(self.home)
+        """The versions of the model; Dagster is told when one comes into Production or leaves it."""
+        return Registry(self.home, announcer(self._instance) if self._instance else None)
 
 
 def mlflow_resource(home: Home) -> dg.ResourceDefinition:
