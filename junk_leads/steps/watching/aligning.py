@@ -17,6 +17,7 @@ _SPREAD = 20.0  # leads' worth of the overall company that a level's own is mixe
 _PAIR_SPREAD = 5.0  # the same for the pairs of other levels
 _BY_CHANCE = 0.02  # share of leads whose levels are put together at random
 _SURPRISE = 20.0  # how unlikely a new level is, as a log
+_NEVER = -1e7  # a new level while none is looked for
 _LEAST = 1e-9  # stands for a combination that cannot be
 
 Map = np.ndarray  # for each level of a drop's column the place of its level in the training profile, -1 for none
@@ -86,22 +87,29 @@ class Aligner:
         for column in CODES:
             told = self.alone[column]
             begun = alone and column not in kept
-            maps[column] = self._assigned(column, told, fixed, merged) if begun else blank.identity(column)
-        for _ in range(_ROUNDS):
-            former = dict(maps)
-            for column in CODES:
-                told = self.alone[column] + self._together(column, maps)
-                scores[column], new[column] = told[:, :-1], told[:, -1]
-                if column not in kept:
-                    maps[column] = self._assigned(column, told, fixed, merged)
-            if all(np.array_equal(former[column], maps[column]) for column in CODES):
-                break
+            maps[column] = self._assigned(column, told, fixed, merged, False) if begun else blank.identity(column)
+        # new levels come last: before the columns fit together, everything looks new
+        for may_be_new in (False, True):
+            for _ in range(_ROUNDS):
+                former = dict(maps)
+                for column in CODES:
+                    told = self.alone[column] + self._together(column, maps)
+                    scores[column], new[column] = told[:, :-1], told[:, -1]
+                    if column not in kept:
+                        maps[column] = self._assigned(column, told, fixed, merged, may_be_new)
+                if all(np.array_equal(former[column], maps[column]) for column in CODES):
+                    break
         return Alignment(self.delivered, self.known, maps, scores, new, self._likelihood(maps))
 
     def _assigned(
-        self, column: str, told: np.ndarray, fixed: Mapping[str, Mapping[str, str]], merged: frozenset[str]
+        self,
+        column: str,
+        told: np.ndarray,
+        fixed: Mapping[str, Mapping[str, str]],
+        merged: frozenset[str],
+        may_be_new: bool,
     ) -> Map:
-        """The map of the largest likelihood; a delivered level that is likelier a new one gets -1."""
+        """The map of the largest likelihood; a delivered level without a known one, or likelier a new one, gets -1."""
         place = {level: n for n, level in enumerate(self.known[column])}
         certain = {NONE_GIVEN: NONE_GIVEN, **fixed.get(column, {})}
         chosen = np.full(len(told), -1, dtype=np.int64)
@@ -116,10 +124,10 @@ class Aligner:
             better[:, place[NONE_GIVEN]] = -np.inf
         if column in merged:
             best = better.argmax(axis=1)
-            chosen[open_rows] = np.where(better.max(axis=1) > 0, best, -1)
+            chosen[open_rows] = np.where((better.max(axis=1) > 0) | (not may_be_new), best, -1)
             return chosen
         free = np.setdiff1d(np.arange(len(place)), [*chosen[chosen >= 0], place.get(NONE_GIVEN, -1)])
-        chosen[open_rows] = _one_to_one(better[:, free], free)
+        chosen[open_rows] = _one_to_one(better[:, free], free, 0.0 if may_be_new else _NEVER)
         return chosen
 
     def _combinations(self, profile: Profile, names: Mapping[str, tuple[str, ...]]) -> np.ndarray:
@@ -197,11 +205,11 @@ def _company(profile: Profile, column: str, name: str, levels: tuple[str, ...], 
     return found
 
 
-def _one_to_one(better: np.ndarray, names: np.ndarray) -> Map:
-    """The one-to-one choice of columns (named) with the largest sum; -1 for a row that is better off without."""
+def _one_to_one(better: np.ndarray, names: np.ndarray, without: float) -> Map:
+    """The one-to-one choice of columns (named) with the largest sum; -1 for a row that takes `without` instead."""
     from scipy.optimize import linear_sum_assignment
 
-    rows, columns = linear_sum_assignment(np.hstack([better, np.zeros((len(better), len(better)))]), maximize=True)
+    rows, columns = linear_sum_assignment(np.hstack([better, np.full((len(better), len(better)), without)]), maximize=True)
     chosen = np.full(len(better), -1, dtype=np.int64)
     taken = columns < len(names)
     chosen[rows[taken]] = names[columns[taken]]

@@ -86,7 +86,7 @@ def propose(
     kept = standing
     while True:
         found = aligner.align(kept, exact, merged)
-        still = kept | {c for c in CODES if c not in surely and not _moves(c, found, drop, settings)}
+        still = kept | {c for c in CODES if c not in surely and not _moves(c, found, drop, significant[c], settings)}
         if still == kept:
             break
         kept = still
@@ -154,10 +154,17 @@ def _with(change: Renamed, **values: Any) -> Renamed:
     return Renamed(**{**change.__dict__, **values})
 
 
-def _moves(column: str, found: Alignment, drop: Profile, settings: Mapping[str, Any]) -> bool:
-    """Whether the leads of a column are far likelier under other codes than under their own."""
+def _moves(
+    column: str, found: Alignment, drop: Profile, significant: Sequence[str], settings: Mapping[str, Any]
+) -> bool:
+    """Whether the leads of a column are far likelier under other codes than under their own.
+
+    One rare level for another does not count: the model does not tell them apart.
+    """
+    sort_of = {level: n for n, level in enumerate(significant)}
+    sorts = np.array([*(sort_of.get(level, -1) for level in found.known[column]), -1])
     as_delivered = found.identity(column)
-    chosen = found.maps[column]
+    chosen = np.where(sorts[found.maps[column]] == sorts[as_delivered], as_delivered, found.maps[column])
     gain = found.likelihood_of(column, chosen) - found.likelihood_of(column, as_delivered)
     leads = np.array([drop.levels[column][level] for level in found.delivered[column]])
     moved = leads[chosen != as_delivered].sum()
@@ -239,14 +246,14 @@ def _psi(
     found = {}
     for column in CODES:
         before, after = (
-            _by_sort(profile, column, mapped, significant[column])
+            by_sort(profile, column, mapped, significant[column])
             for profile, mapped in ((trained, {}), (drop, codes.get(column, {})))
         )
         found[column] = stability_index(before, after)
     return found
 
 
-def _by_sort(profile: Profile, column: str, codes: Mapping[str, str], significant: Sequence[str]) -> np.ndarray:
+def by_sort(profile: Profile, column: str, codes: Mapping[str, str], significant: Sequence[str]) -> np.ndarray:
     """The leads of each significant level, and of all others."""
     place = {level: n for n, level in enumerate(significant)}
     found = np.zeros(len(significant) + 1)
