@@ -11,7 +11,7 @@ import dagster as dg
 import duckdb
 
 from junk_leads.defs.assets import DATA_PIPELINE, declared, lineage
-from junk_leads.defs.checks import check_result, evaluate, plain_failures, publish, refusal, stage
+from junk_leads.defs.checks import check_result, evaluate, inert, plain_failures, publish, refusal, stage
 from junk_leads.defs.expectations import Evidence, Frame, load_suite
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.labelled_drops import keep_labelled_drops
@@ -23,6 +23,8 @@ from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.cleaning import clean
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.reading import Reading, read_header, read_leads
+from junk_leads.steps.watching.codes import apply_codes
+from junk_leads.stores.code_maps import CodeMap
 from junk_leads.stores.ledger import Delivery, content_of
 
 SCHEMA = lead_schema()
@@ -141,24 +143,39 @@ def _metadata(delivery: Delivery, reading: Reading) -> dict[str, Any]:
     }
 
 
-@dg.asset(**declared("cleaned_leads", GROUP, {"duckdb"}))
+@dg.asset(**declared("cleaned_leads", GROUP, {"duckdb"}, deps=["code_maps"]))
 def cleaned_leads(
-    context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse], raw_leads: duckdb.DuckDBPyRelation
+    context: dg.AssetExecutionContext,
+    warehouse: dg.ResourceParam[Warehouse],
+    home: HomeResource,
+    raw_leads: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
     """Cleaned leads: one row for each lead of a drop that is not an exact duplicate of an earlier one.
 
     Texts are keys (case, blanks and invisible characters do not matter), missing counts are 0, the city has
-    its tier (1 to 3, unlisted cities 3) and `is_city_missing` keeps the fact that none was given.
+    its tier (1 to 3, unlisted cities 3) and `is_city_missing` keeps the fact that none was given. Renamed codes are
+    put back by the code map that holds for the drop, if any.
     """
+    drop = context.partition_key
     with plain_failures():
         con = warehouse.connection()
-        cleaned = stage(con, "cleaned_leads", clean(con, raw_leads, SCHEMA))
+        code_map = home.code_maps.holding(drop, home.ledger.newest(drop).file_name)
+        leads = apply_codes(con, raw_leads, code_map.codes) if code_map else raw_leads
+        cleaned = stage(con, "cleaned_leads", clean(con, leads, SCHEMA))
         duplicates = accounting.count(con.table("duplicate_leads"))
         results = cleaned_leads_checks(con, cleaned, accounting.count(raw_leads), duplicates)
         made_from = {name: [("raw_leads", name)] for name in SCHEMA.names}
         made_from |= {name: [("raw_leads", "city_mapped")] for name in ("city_tier", "is_city_missing")}
-        metadata = {"duplicates": duplicates, "dagster/column_lineage": lineage(made_from)}
+        metadata = {"duplicates": duplicates, "dagster/column_lineage": lineage(made_from), **_told_of(code_map)}
         yield from publish(cleaned, results, metadata)
+
+
+def _told_of(code_map: CodeMap | None) -> dict[str, Any]:
+    """What the metadata say of an applied code map."""
+    if code_map is None:
+        return {"code_map": "none"}
+    codes = {inert(column): len(pairs) for column, pairs in code_map.codes.items()}
+    return {"code_map": code_map.id, "codes_put_back": codes, "code_map_accepted_by": code_map.who}
 
 
 def cleaned_leads_checks(

@@ -81,7 +81,7 @@ class Aligner:
         self, kept: frozenset[str], fixed: Mapping[str, Mapping[str, str]], merged: frozenset[str], alone: bool
     ) -> Alignment:
         """Maps that no column would change for the others' sake; begun with each column alone, or as delivered."""
-        scores, new = ({column: found for column in CODES} for found in (np.zeros((0, 0)), np.zeros(0)))
+        scores, new = (dict.fromkeys(CODES, found) for found in (np.zeros((0, 0)), np.zeros(0)))
         blank = Alignment(self.delivered, self.known, {}, scores, new, 0.0)
         maps: dict[str, Map] = {}
         for column in CODES:
@@ -186,7 +186,9 @@ class Aligner:
         then = {(p, m, s): n for p, m, s, n in self.rows["then"].tolist()}
         now = self.rows["now"]
         mapped = np.stack([maps[column][now[:, n]] for n, column in enumerate(CODES)], axis=1)
-        apart = np.prod([np.where(mapped[:, n] < 0, _LEAST, self.shares[c][mapped[:, n]]) for n, c in enumerate(CODES)], 0)
+        apart = np.prod(
+            [np.where(mapped[:, n] < 0, _LEAST, self.shares[c][mapped[:, n]]) for n, c in enumerate(CODES)], 0
+        )
         together = np.array([then.get((p, m, s), 0) for p, m, s in mapped.tolist()]) / max(self.trained.leads, 1)
         joint = float((now[:, 3] * np.log((1 - _BY_CHANCE) * together + _BY_CHANCE * apart + _LEAST)).sum())
         for column in CODES:
@@ -209,7 +211,9 @@ def _one_to_one(better: np.ndarray, names: np.ndarray, without: float) -> Map:
     """The one-to-one choice of columns (named) with the largest sum; -1 for a row that takes `without` instead."""
     from scipy.optimize import linear_sum_assignment
 
-    rows, columns = linear_sum_assignment(np.hstack([better, np.full((len(better), len(better)), without)]), maximize=True)
+    rows, columns = linear_sum_assignment(
+        np.hstack([better, np.full((len(better), len(better)), without)]), maximize=True
+    )
     chosen = np.full(len(better), -1, dtype=np.int64)
     taken = columns < len(names)
     chosen[rows[taken]] = names[columns[taken]]

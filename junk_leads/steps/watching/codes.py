@@ -11,15 +11,14 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from junk_leads.reference import OTHERS, trust_settings
+from junk_leads.reference import trust_settings
 from junk_leads.steps.leads.cleaning import level_key
 from junk_leads.steps.sql import quoted
 from junk_leads.steps.watching.aligning import Aligner, Alignment
 from junk_leads.steps.watching.drift import stability_index
 from junk_leads.steps.watching.known_leads import KnownLeads
-from junk_leads.steps.watching.profiles import CODES, NONE_GIVEN, Profile
+from junk_leads.steps.watching.profiles import CODES, NONE_GIVEN, ONE_OF_THE_RARE, Profile
 
-ONE_OF_THE_RARE = OTHERS.capitalize()  # as `level_key` writes it: a level that the model does not tell from other rare ones
 KNOWN, COMPANY, UNTOLD = "known leads", "company and shares", "cannot tell"
 
 Codes = Mapping[str, Mapping[str, str]]  # by column: delivered code -> the code that the model knows
@@ -67,9 +66,7 @@ class Proposal:
         return found
 
 
-def propose(
-    trained: Profile, drop: Profile, known: KnownLeads, significant: Mapping[str, Sequence[str]]
-) -> Proposal:
+def propose(trained: Profile, drop: Profile, known: KnownLeads, significant: Mapping[str, Sequence[str]]) -> Proposal:
     """Which codes of a drop were renamed since the model was trained; `significant` are the levels that it tells apart.
 
     Leads known before decide where there are enough of them, for a code or a whole column; the rest is told by company
@@ -239,9 +236,7 @@ def _confidences(
     return chosen, surely, roughly
 
 
-def _psi(
-    trained: Profile, drop: Profile, codes: Codes, significant: Mapping[str, Sequence[str]]
-) -> dict[str, float]:
+def _psi(trained: Profile, drop: Profile, codes: Codes, significant: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """PSI by column over the model's levels, with a map applied to the drop."""
     found = {}
     for column in CODES:
@@ -266,9 +261,9 @@ def by_sort(profile: Profile, column: str, codes: Mapping[str, str], significant
 def apply_codes(
     con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation, codes: Codes
 ) -> duckdb.DuckDBPyRelation:
-    """Raw leads with renamed codes put back; the same leads when there are none. Codes are levels as `level_key` writes them.
+    """Raw leads with renamed codes put back; the same leads when there are none.
 
-    A code that is not in the map stays as it was delivered.
+    Codes are levels as `level_key` writes them. One that is not in the map stays as it was delivered.
     """
     mapped = {column: dict(pairs) for column, pairs in codes.items() if pairs}
     if not mapped:

@@ -1,7 +1,7 @@
 """Drift: how much leads of one time differ from those of another.
 
-What lives here: the population stability index (PSI), of counts and of each column. What does not: whether a model suffers
-from it (`evaluation.py`), nor whether a drop can be trusted (`trust.py`).
+What lives here: the population stability index (PSI), of counts and of each column. What does not: whether a model
+suffers from it (`evaluation.py`), nor whether a drop can be trusted (`trust.py`).
 """
 
 import numpy as np

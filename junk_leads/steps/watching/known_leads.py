@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import duckdb
 
 from junk_leads.steps.sql import quoted
-from junk_leads.steps.watching.profiles import CODES, NONE_GIVEN
+from junk_leads.steps.watching.profiles import CODES, NONE_GIVEN, ONE_OF_THE_RARE
 
 _COUNTS = ("total_leads_droppped", "referred_lead")
 _DAYS_APART = (-1, 1)  # leads that agree in all but the day are alike by chance alone
@@ -38,11 +38,13 @@ class KnownLeads:
         """The share of leads that carry another code, in a column or in any; what chance matches add is taken off."""
         if not self.leads:
             return 0.0
-        if column is None:
-            changed = self.changed
-        else:
-            changed = sum(n for (now, then), n in self.codes[column].items() if now != then)
+        of_column = self.codes.get(column or "", {})
+        changed = self.changed if column is None else sum(n for pair, n in of_column.items() if _differ(*pair))
         return max(0.0, changed / self.leads - self.chance_share)
+
+
+def _differ(now: str, then: str) -> bool:
+    return now not in (then, ONE_OF_THE_RARE)
 
 
 def known_leads(
@@ -83,7 +85,8 @@ def _matched(
         WITH days AS (SELECT unnest([0, {", ".join(map(str, _DAYS_APART))}]) AS days),
         wanted AS (SELECT DISTINCT created_date + to_days(days::INTEGER) AS created_date FROM matching_leads, days),
         there AS (
-            SELECT {columns}, {codes}, ({interactions}) AS interactions FROM before SEMI JOIN wanted USING (created_date)
+            SELECT {columns}, {codes}, ({interactions}) AS interactions
+            FROM before SEMI JOIN wanted USING (created_date)
         )
         {single.format(key=columns, lone=lone, table="there")}
         """
@@ -92,8 +95,7 @@ def _matched(
         f"a.{quoted(name)} IS NOT DISTINCT FROM b.{quoted(name)}" for name in (*key[1:], "interactions")
     )
     con.execute(
-        f"CREATE OR REPLACE TEMP TABLE matching_lone AS "
-        f"{single.format(key=columns, lone=lone, table='matching_leads')}"
+        f"CREATE OR REPLACE TEMP TABLE matching_lone AS {single.format(key=columns, lone=lone, table='matching_leads')}"
     )
     pairs = ", ".join(f"a.{quoted(name)} AS now_{n}, b.{quoted(name)} AS then_{n}" for n, name in enumerate(CODES))
     rows = con.sql(
@@ -112,7 +114,7 @@ def _matched(
     for *codes_of_both, n in rows:
         both = list(zip(codes_of_both[::2], codes_of_both[1::2], strict=True))
         total += n
-        changed += n * any(now != then for now, then in both)
+        changed += n * any(_differ(*pair) for pair in both)
         for column, pair in zip(CODES, both, strict=True):
             found[column][pair] = found[column].get(pair, 0) + n
     return KnownLeads(total, chance / len(_DAYS_APART), changed, found)

@@ -13,7 +13,8 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from junk_leads.reference import INTERACTION_GROUPS, city_tiers
+from junk_leads.reference import INTERACTION_GROUPS, OTHERS, city_tiers
+from junk_leads.steps.leads.counting import KIND_COLUMNS
 from junk_leads.steps.leads.encoding import LEVEL_COLUMNS
 from junk_leads.steps.sql import quoted
 
@@ -21,6 +22,7 @@ CODES = LEVEL_COLUMNS[:3]  # platform, medium, source: the columns whose levels 
 # What a lead keeps when its codes are renamed.
 STEADY = ("city_mapped", "hour", "total_leads_droppped", "referred_lead", "has_interactions")
 NONE_GIVEN = ""  # stands for a missing level or city
+ONE_OF_THE_RARE = OTHERS.capitalize()  # as `level_key` writes it: what a code map calls a level that nobody tells apart
 UNLISTED = "(unlisted)"  # stands for every city without a published tier
 MOST_COMBINATIONS = 20_000
 MOST_LEVELS = 2_000  # of each column
@@ -100,35 +102,33 @@ def _matrix(rows: list[list[int]], width: int) -> np.ndarray:
     return np.array(rows, dtype=np.int64).reshape(len(rows), width)
 
 
-def count_leads(
+def as_counts(
     con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation, groups: duckdb.DuckDBPyRelation
 ) -> duckdb.DuckDBPyRelation:
-    """Cleaned leads and their interaction groups as counts: `CODES`, `STEADY` and `leads`, one row for each combination.
-
-    Counts of several drops, put together, are counts again: `profile_of` takes them all the same.
-    """
-    cities = [name for name in city_tiers()]
-    listed = con.sql("SELECT unnest(?) AS listed_city", params=[cities])  # noqa: F841  named in the SQL below
-    codes = ", ".join(f"coalesce({quoted(name)}, '{NONE_GIVEN}') AS {quoted(name)}" for name in CODES)
-    counts = ", ".join(f"least({name}, {most}) AS {name}" for name, most in _MOST_COUNTED.items())
-    interactions = " + ".join(INTERACTION_GROUPS)
-    return con.sql(
-        f"""
-        SELECT {codes},
-            CASE WHEN city_mapped IS NULL THEN '{NONE_GIVEN}' ELSE coalesce(listed_city, '{UNLISTED}') END
-                AS city_mapped,
-            hour(created_date) AS hour, {counts}, ({interactions} > 0)::TINYINT AS has_interactions,
-            count(*) AS leads
-        FROM leads JOIN groups USING (drop, lead_number)
-        LEFT JOIN listed ON leads.city_mapped = listed.listed_city
-        GROUP BY ALL
-        """
-    )
+    """Cleaned leads and their interaction groups, labelled or not, in the form of `lead_counts`: each lead counts 1."""
+    kind = ", ".join(map(quoted, KIND_COLUMNS))
+    return con.sql(f"SELECT {kind}, created_date, 1 AS lead_count FROM leads JOIN groups USING (drop, lead_number)")
 
 
 def profile_of(con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation) -> Profile:
-    """The profile of leads as `count_leads` counts them, any number of rows for a combination."""
-    con.execute("CREATE OR REPLACE TEMP TABLE profiled_counts AS SELECT * FROM counts")
+    """The profile of leads that were counted: `KIND_COLUMNS`, `created_date` and `lead_count`.
+
+    Counts of several drops, put together, are counts again.
+    """
+    listed = con.sql("SELECT unnest(?) AS listed_city", params=[list(city_tiers())])  # noqa: F841  named in the SQL
+    codes = ", ".join(f"coalesce({quoted(name)}, '{NONE_GIVEN}') AS {quoted(name)}" for name in CODES)
+    least = ", ".join(f"least({name}, {most}) AS {name}" for name, most in _MOST_COUNTED.items())
+    con.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE profiled_counts AS
+        SELECT {codes}, {least}, hour(created_date) AS hour, ({" + ".join(INTERACTION_GROUPS)} > 0) AS has_interactions,
+            CASE WHEN city_mapped IS NULL THEN '{NONE_GIVEN}' ELSE coalesce(listed_city, '{UNLISTED}') END
+                AS city_mapped,
+            sum(lead_count) AS leads
+        FROM counts LEFT JOIN listed ON city_mapped = listed_city
+        GROUP BY ALL
+        """
+    )
     ((leads,),) = con.sql("SELECT coalesce(sum(leads), 0)::BIGINT FROM profiled_counts").fetchall()
     levels = {column: _counted(con, column, MOST_LEVELS) for column in CODES}
     names = ", ".join(map(quoted, CODES))

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from junk_leads.reference import trust_settings
-from junk_leads.steps.watching.codes import ONE_OF_THE_RARE, Proposal, by_sort, propose
+from junk_leads.steps.watching.codes import Proposal, by_sort, propose
 from junk_leads.steps.watching.drift import stability_index
 from junk_leads.steps.watching.known_leads import KnownLeads
-from junk_leads.steps.watching.profiles import CODES, NONE_GIVEN, STEADY, Profile
+from junk_leads.steps.watching.profiles import CODES, NONE_GIVEN, ONE_OF_THE_RARE, STEADY, Profile
 
 BLOCKS, WARNS, NOTES = "blocks", "warns", "notes"
 TITLES = {
@@ -38,7 +38,7 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: what it means for the drop (`BLOCKS`, `WARNS`, `NOTES`), the check that it fails, its sentence."""
+    """One thing found: its weight for the drop (`BLOCKS`, `WARNS`, `NOTES`), the check that it fails, its sentence."""
 
     weight: str
     check: str
@@ -180,7 +180,7 @@ def _replaced(column: str, trained: Profile, drop: Profile, times: float) -> flo
 
 def _surely_above(share: float, leads: float, limit: float, settings: Mapping[str, Any]) -> bool:
     error = (share * (1 - share) / max(leads, 1)) ** 0.5
-    return share - settings["standard_errors"] * error > limit
+    return bool(share - settings["standard_errors"] * error > limit)
 
 
 def _contradictions(figures: Mapping[str, float], settings: Mapping[str, Any]) -> list[Finding]:
@@ -224,12 +224,12 @@ def _with_names(finding: Finding, proposal: Proposal, trained: Profile, drop: Pr
         (c for c in proposal.renamed if c.becomes not in (c.delivered, ONE_OF_THE_RARE) and not c.shared),
         key=lambda change: (-change.leads, change.column, change.delivered),
     )
-    pairs = ", ".join(
-        f"{TITLES[c.column]} {_code(c.becomes)} {_share(trained, c.column, c.becomes):.0%} "
-        f"-> {_code(c.delivered)} {_share(drop, c.column, c.delivered):.0%}"
+    pairs = "; ".join(
+        f"{TITLES[c.column]} {_code(c.becomes)}, {_share(trained, c.column, c.becomes):.0%}, is now "
+        f"{_code(c.delivered)}, {_share(drop, c.column, c.delivered):.0%}"
         for c in moved[:_EXAMPLES]
     )
-    same = f": the same shares stand under other names ({pairs}, ...)" if pairs else ""
+    same = f": the same shares stand under other names ({pairs})" if pairs else ""
     look = "look" if len(titles) > 1 else "looks"
     return Finding(finding.weight, finding.check, f"{named} {look} renamed{same}; {finding.sentence}")
 
@@ -264,10 +264,14 @@ def _at_risk(figures: Mapping[str, float], drop: Profile, settings: Mapping[str,
 
 def _moved(figures: Mapping[str, float], settings: Mapping[str, Any]) -> list[Finding]:
     """Shares that moved, in one sentence."""
-    moved = {column: figures[f"psi:{column}"] for column in (*CODES, *STEADY) if _moved_by(figures, column) > settings["psi"]}
+    moved = {
+        column: figures[f"psi:{column}"] for column in (*CODES, *STEADY) if _moved_by(figures, column) > settings["psi"]
+    }
     if not moved:
         return []
     told = ", ".join(f"{TITLES[column]} {psi:.2f}" for column, psi in sorted(moved.items(), key=lambda x: -x[1]))
     return [
-        Finding(WARNS, SHARES, f"shares moved since training (PSI: {told}; below {settings['psi']:g} is usual), as they do")
+        Finding(
+            WARNS, SHARES, f"shares moved since training (PSI: {told}; below {settings['psi']:g} is usual), as they do"
+        )
     ]
