@@ -13,7 +13,7 @@ import duckdb
 from junk_leads.defs.checks import inert
 from junk_leads.defs.resources import HomeResource
 from junk_leads.errors import DropNotTrusted
-from junk_leads.steps.watching.trust import BLOCKS, KNOWN, NOTES, SHARES, TOGETHER, Verdict
+from junk_leads.steps.watching.trust import BLOCKS, KNOWN, NOTES, SHARES, TOGETHER, Finding, Verdict
 from junk_leads.stores.trusting import BesideTraining
 
 ASSET = "encoded_features"
@@ -103,8 +103,12 @@ def trust_of(
 
 def _metadata(verdict: Verdict, code_map: str) -> dict[str, Any]:
     figures = {name: round(value, 4) for name, value in verdict.figures.items()}
-    told = {"found": inert("; ".join(f.sentence for f in verdict.findings), 1500)} if verdict.findings else {}
-    return {**told, "code_map": code_map, "figures": figures}
+    return {**_found(verdict.findings), "code_map": code_map, "figures": figures}
+
+
+def _found(findings: tuple[Finding, ...]) -> dict[str, Any]:
+    """What was found, as the UI shows it first."""
+    return {"found": inert("; ".join(finding.sentence for finding in findings), 1500)} if findings else {}
 
 
 def _result(check: str, verdict: Verdict, metadata: dict[str, Any], is_accepted: bool) -> dg.AssetCheckResult:
@@ -117,6 +121,6 @@ def _result(check: str, verdict: Verdict, metadata: dict[str, Any], is_accepted:
         check_name=check,
         passed=not failed,
         severity=dg.AssetCheckSeverity.WARN if failed and not grave else dg.AssetCheckSeverity.ERROR,
-        description=inert("; ".join(finding.sentence for finding in found), 1500) or SENTENCES[check],
-        metadata={**metadata, "refuses": grave},
+        description=SENTENCES[check],
+        metadata={**_found(found), **metadata, "refuses": grave},
     )

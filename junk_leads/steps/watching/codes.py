@@ -124,7 +124,8 @@ def _told_by_known_leads(
             if counts[then] < settings["least_agreeing_share"] * total and rare >= counts[then]:
                 then, counts = ONE_OF_THE_RARE, {ONE_OF_THE_RARE: rare}
             agreeing = counts[then]
-            if now == NONE_GIVEN or then == NONE_GIVEN or total < settings["least_behind"]:
+            by_chance = ((known.by_chance + 1) / (known.leads + 1)) ** agreeing
+            if now == NONE_GIVEN or then == NONE_GIVEN or by_chance > settings["most_chance"]:
                 continue
             if agreeing >= settings["least_agreeing_share"] * total:
                 confidence = agreeing / (total + 0.5)

@@ -270,8 +270,4 @@ def _moved(figures: Mapping[str, float], settings: Mapping[str, Any]) -> list[Fi
     if not moved:
         return []
     told = ", ".join(f"{TITLES[column]} {psi:.2f}" for column, psi in sorted(moved.items(), key=lambda x: -x[1]))
-    return [
-        Finding(
-            WARNS, SHARES, f"shares moved since training (PSI: {told}; below {settings['psi']:g} is usual), as they do"
-        )
-    ]
+    return [Finding(WARNS, SHARES, f"shares moved since training (PSI: {told}; up to {settings['psi']:g} is usual)")]
