@@ -27,8 +27,8 @@ Map = np.ndarray  # for each level of a drop's column the place of its level in 
 class Alignment:
     """Maps by column between the levels `delivered` and `known`, and the log likelihood that made them.
 
-    `scores[column]` is (delivered x known): the log likelihood of the leads of the one if it were the other, with the
-    other columns as they were mapped. The level `NONE_GIVEN` is itself.
+    `scores[column]`, of the columns that were not kept, is (delivered x known): the log likelihood of the leads of the
+    one if it were the other, with the other columns as they were mapped. The level `NONE_GIVEN` is itself.
     """
 
     delivered: Mapping[str, tuple[str, ...]]
@@ -92,11 +92,10 @@ class Aligner:
         for may_be_new in (False, True):
             for _ in range(_ROUNDS):
                 former = dict(maps)
-                for column in CODES:
+                for column in (column for column in CODES if column not in kept):
                     told = self.alone[column] + self._together(column, maps)
                     scores[column], new[column] = told[:, :-1], told[:, -1]
-                    if column not in kept:
-                        maps[column] = self._assigned(column, told, fixed, merged, may_be_new)
+                    maps[column] = self._assigned(column, told, fixed, merged, may_be_new)
                 if all(np.array_equal(former[column], maps[column]) for column in CODES):
                     break
         return Alignment(self.delivered, self.known, maps, scores, new, self._likelihood(maps))
@@ -165,7 +164,6 @@ class Aligner:
         width = len(self.known[CODES[second]])
         then, now = self.rows["then"], self.rows["now"]
         pairs, place_then = np.unique(then[:, first] * width + then[:, second], return_inverse=True)
-        shape_then = (len(self.known[column]), len(pairs))
         mapped = [maps[CODES[n]][now[:, n]] for n in (first, second)]
         wanted = mapped[0] * width + mapped[1]
         place_now = np.minimum(np.searchsorted(pairs, wanted), max(len(pairs) - 1, 0))
@@ -173,12 +171,16 @@ class Aligner:
         if not there.any():
             return np.zeros((len(self.delivered[column]), len(self.known[column]) + 1))
         seen, place = np.unique(place_now[there], return_inverse=True)
-        counts_then, counts_now = np.zeros(shape_then), np.zeros((len(self.delivered[column]), len(seen)))
-        np.add.at(counts_then, (then[:, own], place_then), then[:, 3])
+        leads = np.bincount(then[:, own], then[:, 3], minlength=len(self.known[column]))
+        overall = np.bincount(place_then, then[:, 3])[seen] / leads.sum()
+        wide = np.full(len(pairs), -1)
+        wide[seen] = np.arange(len(seen))
+        kept = wide[place_then] >= 0  # the pairs that the drop does not have count for nothing
+        counts_then, counts_now = (np.zeros((rows, len(seen))) for rows in (len(leads), len(self.delivered[column])))
+        np.add.at(counts_then, (then[kept, own], wide[place_then[kept]]), then[kept, 3])
         np.add.at(counts_now, (now[there, own], place), now[there, 3])
-        overall = counts_then.sum(axis=0) / counts_then.sum()
-        chances = (counts_then + _PAIR_SPREAD * overall) / (counts_then.sum(axis=1, keepdims=True) + _PAIR_SPREAD)
-        found: np.ndarray = counts_now @ np.log(np.vstack([chances, overall])[:, seen]).T
+        chances = (counts_then + _PAIR_SPREAD * overall) / (leads[:, None] + _PAIR_SPREAD)
+        found: np.ndarray = counts_now @ np.log(np.vstack([chances, overall])).T
         return found
 
     def _likelihood(self, maps: Mapping[str, Map]) -> float:

@@ -73,6 +73,8 @@ def propose(trained: Profile, drop: Profile, known: KnownLeads, significant: Map
     and share, one to one. A column in which nothing speaks for a renaming is left alone.
     """
     settings = trust_settings()["codes"]
+    if not drop.leads or not trained.leads:
+        return Proposal((), {}, {}, known.leads)
     told = _told_by_known_leads(known, significant, settings)
     standing = frozenset(column for column in CODES if _stands(column, known, settings))
     surely = frozenset(column for column in CODES if _is_renamed(column, known, settings))
@@ -83,7 +85,8 @@ def propose(trained: Profile, drop: Profile, known: KnownLeads, significant: Map
     kept = standing
     while True:
         found = aligner.align(kept, exact, merged)
-        still = kept | {c for c in CODES if c not in surely and not _moves(c, found, drop, significant[c], settings)}
+        unsure = [column for column in CODES if column not in kept | surely]
+        still = kept | {c for c in unsure if not _moves(c, found, drop, significant[c], settings)}
         if still == kept:
             break
         kept = still
