@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from junk_leads.defs.assets import experiments, features, leads, model, outcomes, predictions
+from junk_leads.defs.assets import champion, experiments, features, leads, model, outcomes, predictions
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.jobs import JOBS
 from junk_leads.defs.resources import HomeResource, mlflow_resource
@@ -22,7 +22,9 @@ def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = N
     """The definitions for a home (that of the environment unless told), with resources replaced as given."""
     home = home or Home.from_environment()
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([leads, features, model, experiments, predictions, outcomes]),
+        assets=dg.load_assets_from_modules(
+            [leads, features, model, champion, experiments, predictions, outcomes], include_specs=True
+        ),
         jobs=JOBS,
         sensors=[
             make_incoming_sensor(

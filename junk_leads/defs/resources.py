@@ -9,22 +9,34 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from pydantic import PrivateAttr
 
+from junk_leads.defs.assets.champion import announcer
 from junk_leads.home import Home
 from junk_leads.stores.mlflow_store import EXPERIMENT, mlflow_quiet
 from junk_leads.stores.of_home import OfHome
-from junk_leads.stores.registry import Registry
+from junk_leads.stores.registry import Announce, Registry
 
 
 class HomeResource(OfHome, dg.ConfigurableResource[Any]):
     """The home of one machine: folders, ledger of deliveries, registry of models."""
 
     root: str
+    _instance: dg.DagsterInstance | None = PrivateAttr(default=None)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Keep the instance, which is told when the champion changes."""
+        self._instance = context.instance
 
     @property
     def home(self) -> Home:
         """The folders."""
         return Home(Path(self.root))
+
+    @property
+    def announce(self) -> Announce | None:
+        """Tells Dagster when a version comes into Production or leaves it; a run knows whom to tell."""
+        return announcer(self._instance) if self._instance else None
 
 
 def mlflow_resource(home: Home) -> dg.ResourceDefinition:

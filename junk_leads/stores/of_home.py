@@ -8,7 +8,7 @@ from typing import Protocol
 
 from junk_leads.home import Home
 from junk_leads.stores.ledger import Ledger
-from junk_leads.stores.registry import Registry
+from junk_leads.stores.registry import Announce, Registry
 
 
 class HasHome(Protocol):
@@ -17,6 +17,11 @@ class HasHome(Protocol):
     @property
     def home(self) -> Home:
         """The folders."""
+        ...
+
+    @property
+    def announce(self) -> Announce | None:
+        """Who is told when a version comes into Production or leaves it."""
         ...
 
 
@@ -31,4 +36,4 @@ class OfHome:
     @property
     def registry(self: HasHome) -> Registry:
         """The versions of the model."""
-        return Registry(self.home)
+        return Registry(self.home, self.announce)

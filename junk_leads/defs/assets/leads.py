@@ -10,10 +10,11 @@ from typing import Any
 import dagster as dg
 import duckdb
 
-from junk_leads.defs.assets import declared, lineage
+from junk_leads.defs.assets import DATA_PIPELINE, declared, lineage
 from junk_leads.defs.checks import check_result, evaluate, plain_failures, publish, refusal, stage
 from junk_leads.defs.expectations import Evidence, Frame, load_suite
 from junk_leads.defs.io_managers import Warehouse
+from junk_leads.defs.labelled_drops import keep_labelled_drops
 from junk_leads.defs.resources import HomeResource
 from junk_leads.errors import DropRefused
 from junk_leads.reference import interaction_groups as groups_of_interactions
@@ -25,7 +26,7 @@ from junk_leads.steps.leads.reading import Reading, read_header, read_leads
 from junk_leads.stores.ledger import Delivery, content_of
 
 SCHEMA = lead_schema()
-GROUP = "data_pipeline"
+GROUP = DATA_PIPELINE
 
 
 @dg.asset(**declared("raw_leads", GROUP, {"duckdb", "csv"}))
@@ -192,6 +193,8 @@ def interaction_groups(
         for interaction, group in groups_of_interactions().items():
             made_from.setdefault(group, []).append(("cleaned_leads", interaction))
         yield from publish(groups, results, {"dagster/column_lineage": lineage(made_from)})
+        keep_labelled_drops(context.instance, warehouse.connection())  # stored, the drop is accepted or refused
+        warehouse.release()
 
 
 def interaction_groups_checks(

@@ -13,7 +13,7 @@ import duckdb
 import numpy as np
 from pydantic import Field
 
-from junk_leads.defs.assets import declared
+from junk_leads.defs.assets import TRAINING_PIPELINE, declared
 from junk_leads.defs.checks import plain_failures, publish
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.resources import HomeResource
@@ -78,7 +78,7 @@ class TrainingConfig(dg.Config):
 @dg.asset(
     **declared(
         "lightgbm_model",
-        "training_pipeline",
+        TRAINING_PIPELINE,
         {"lightgbm", "mlflow"},
         by_drop=False,
         check_specs=[
@@ -94,7 +94,7 @@ def lightgbm_model(
     home: HomeResource,
     mlflow: dg.ResourceParam[Any],
     significant_levels: duckdb.DuckDBPyRelation,
-    encoded_features: duckdb.DuckDBPyRelation,
+    lead_counts: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
     """The model: LightGBM trained on all accepted labelled drops, registered in MLflow as a new version.
 
@@ -105,7 +105,7 @@ def lightgbm_model(
         con = warehouse.connection()
         settings = model_settings()
         encoder = Encoder.of_table(significant_levels)
-        data = labelled_features(con, encoded_features, encoder)
+        data = labelled_features(con, lead_counts, encoder)
         fitness = data_checks(data, encoder, config)
         if not all(result.passed for result in fitness):
             yield from publish(None, fitness)
@@ -123,7 +123,7 @@ def lightgbm_model(
         results = [*fitness, _floor(metrics, config.lowest_auc)]
         if not results[-1].passed:
             yield from publish(None, results)
-        counted = encoded_features.filter("app_complete_flag IS NOT NULL").aggregate("drop, count(*)")
+        counted = lead_counts.aggregate("drop, sum(lead_count)::BIGINT")
         training = Training(
             evaluated,
             data,

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 import duckdb
 
-from junk_leads.defs.assets import declared, lineage
+from junk_leads.defs.assets import INFERENCE_PIPELINE, declared, lineage
 from junk_leads.defs.checks import evaluate, plain_failures, publish
 from junk_leads.defs.expectations import load_suite
 from junk_leads.defs.io_managers import Warehouse
@@ -24,10 +24,10 @@ from junk_leads.steps.pages.summary import summarise, summary_markdown, summary_
 from junk_leads.steps.scoring.scoring import score_features, write_scored_file
 from junk_leads.stores.warehouse import rows_of
 
-GROUP = "inference_pipeline"
+GROUP = INFERENCE_PIPELINE
 
 
-@dg.asset(**declared("predictions", GROUP, {"duckdb", "lightgbm"}))
+@dg.asset(**declared("predictions", GROUP, {"duckdb", "lightgbm"}, deps=["champion"]))
 def predictions(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Warehouse],

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from junk_leads.errors import TrainingRefused
-from junk_leads.steps.leads.encoding import Encoder
+from junk_leads.steps.leads.encoding import Encoder, encode_counts
 from junk_leads.steps.leads.kinds import distinct_rows, kinds_of_leads
 
 if TYPE_CHECKING:
@@ -85,41 +85,30 @@ class LabelledFeatures:
 
 
 def labelled_features(
-    con: duckdb.DuckDBPyConnection, encoded: duckdb.DuckDBPyRelation, encoder: Encoder
+    con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation, encoder: Encoder
 ) -> LabelledFeatures:
-    """The labelled leads of `encoded_features`, in order of drop and lead number.
-
-    Raises TrainingRefused when a row is of another encoder.
-    """
-    labelled = encoded.filter("app_complete_flag IS NOT NULL")
-    others = labelled.filter(f"encoder_id IS DISTINCT FROM '{encoder.id}'")
-    if others.limit(1).fetchall():
-        raise TrainingRefused(
-            f"encoded_features holds features of another encoder than {encoder.id}; "
-            f"run the whole training pipeline, which encodes with the encoder it has just learned"
-        )
+    """The leads of `lead_counts`, in order of drop and lead number, with the features of this encoder."""
+    encoded = encode_counts(con, counts, encoder)  # noqa: F841  named in the SQL below
     columns = ", ".join(f'"{feature}"' for feature in encoder.features)
     rows = con.sql(
-        f"SELECT {columns}, app_complete_flag AS label_, epoch(created_date) AS created_ FROM labelled "
-        "ORDER BY drop, lead_number"
+        f"SELECT {columns}, app_complete_flag AS label_, epoch(created_date) AS created_, lead_count AS count_ "
+        "FROM encoded ORDER BY drop, first_lead"
     )
     told: list[pa.Table] = []
 
     def pieces() -> Iterator[pa.Table]:
         for batch in rows.to_arrow_reader(LEADS_AT_ONCE):
             piece = pa.Table.from_batches([batch])
-            told.append(piece.select(["label_", "created_"]))
+            told.append(piece.select(["label_", "created_", "count_"]))
             yield piece
 
     kinds, kind = kinds_of_leads(pieces(), encoder.features)
-    labels, created = ([piece[name].to_numpy() for piece in told] for name in ("label_", "created_"))
-    return LabelledFeatures(
-        encoder.features,
-        kinds,
-        kind,
-        np.concatenate([np.zeros(0), *labels]).astype(np.int8),
-        np.concatenate([np.zeros(0), *created]),
+    labels, created, leads = (
+        np.concatenate([np.zeros(0), *(piece[name].to_numpy() for piece in told)])
+        for name in ("label_", "created_", "count_")
     )
+    each = np.repeat(np.arange(len(kind)), leads.astype(np.int64))
+    return LabelledFeatures(encoder.features, kinds, kind[each], labels.astype(np.int8)[each], created[each])
 
 
 def refuse_unfit(labels: np.ndarray, *, minimum_labelled: int, minimum_per_class: int) -> None:
