@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from junk_leads.errors import NoChampion, RegistryError
 from junk_leads.home import Home
@@ -33,6 +33,8 @@ STAGES = ("staging", "production", "archived")
 PRODUCTION, STAGING, ARCHIVED = "production", "staging", "archived"
 JUDGED = "judged"  # the run's folder with the model of the temporal split
 _TRANSITION = "transition."
+
+Announce: TypeAlias = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Registry:
     `announce` is told of each transition into Production or out of it, as the history has it, after it was made.
     """
 
-    def __init__(self, home: Home, announce: Callable[[Mapping[str, Any]], None] | None = None) -> None:
+    def __init__(self, home: Home, announce: Announce | None = None) -> None:
         self.home = home
         self._announce = announce
 
