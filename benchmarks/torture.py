@@ -35,7 +35,12 @@ def trial(times: int) -> Callable[[Trial], Trial]:
 
 
 def environment(home: Path) -> dict[str, str]:
-    own = {"JUNK_LEADS_HOME": str(home), "DAGSTER_HOME": "", "PYTHONFAULTHANDLER": "1", "DAGSTER_DISABLE_TELEMETRY": "1"}
+    own = {
+        "JUNK_LEADS_HOME": str(home),
+        "DAGSTER_HOME": "",
+        "PYTHONFAULTHANDLER": "1",
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+    }
     return {**os.environ, **own}
 
 
