@@ -32,5 +32,6 @@ def opened_instance(home: Home) -> Iterator[dg.DagsterInstance]:
 
 def _make(folder: Path) -> None:
     """Have Dagster make all its storage beside this folder and in it."""
+    (folder.parent / "dagster.yaml").touch()  # without one it tells at length where it stores
     with dg.DagsterInstance.from_config(str(folder.parent)):
         pass

@@ -40,7 +40,7 @@ def connect(path: Path, *, wait_seconds: float = 60.0) -> duckdb.DuckDBPyConnect
 
     Raises WarehouseUnavailable naming the holder, or what is wrong with the file.
     """
-    if not path.exists():
+    if not path.exists() and path.parent.is_dir():
         _make_at(path)
     deadline = time.monotonic() + wait_seconds
     while True:
