@@ -149,7 +149,7 @@ def take_back(con: duckdb.DuckDBPyConnection, drop: str) -> None:
                     con.execute(f"INSERT INTO {quoted(table)} BY NAME SELECT * FROM {kept} WHERE drop = ?", [drop])
             con.execute(f"DELETE FROM {HOLDINGS} WHERE table_name = ? AND drop = ?", [main, drop])
             if former is not None:
-                _hold(con, main, drop, former)
+                _copy_holding(con, _FORMER + main, main, drop)
         _forget_former(con, drop)
         con.commit()
     except BaseException:
@@ -169,7 +169,15 @@ def _keep_former(con: duckdb.DuckDBPyConnection, main: str, drop: str, content: 
         _fit_table(con, kept, con.table(table))
         con.execute(f"DELETE FROM {quoted(kept)} WHERE drop = ?", [drop])
         con.execute(f"INSERT INTO {quoted(kept)} BY NAME SELECT * FROM {quoted(table)} WHERE drop = ?", [drop])
-    _hold(con, _FORMER + main, drop, held)
+    _copy_holding(con, main, _FORMER + main, drop)
+
+
+def _copy_holding(con: duckdb.DuckDBPyConnection, table: str, target: str, drop: str) -> None:
+    con.execute(f"DELETE FROM {HOLDINGS} WHERE table_name = ? AND drop = ?", [target, drop])
+    con.execute(
+        f"INSERT INTO {HOLDINGS} SELECT ?, * EXCLUDE (table_name) FROM {HOLDINGS} WHERE table_name = ? AND drop = ?",
+        [target, table, drop],
+    )
 
 
 def _forget_former(con: duckdb.DuckDBPyConnection, drop: str) -> None:
