@@ -9,6 +9,8 @@ A trial is a function that does its work once, in a folder of its own, and retur
 import argparse
 import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -125,6 +127,67 @@ def trainings(folder: Path, chance: random.Random) -> str:
     home = folder / "home"
     wrong = "" if (home / "warehouse.duckdb").exists() else done(home, "ingest", generated(folder, 1))
     return wrong or done(home, "train")
+
+
+@trial(times=20)
+def first_starts(folder: Path, chance: random.Random, processes: int = 4) -> str:
+    """Several `ingest` start at once on a fresh home, and all of them succeed."""
+    home = folder / f"home-{chance.getrandbits(64):x}"
+    files = [generated(folder, number, 300) for number in range(processes)]
+    starting = [started(home, "ingest", file) for file in files]
+    wrong = "; ".join(filter(None, [ended(process, "ingest") for process in starting]))
+    shutil.rmtree(home)
+    return wrong
+
+
+@trial(times=5)
+def first_starts_of_eight(folder: Path, chance: random.Random) -> str:
+    """Eight of them."""
+    return first_starts(folder, chance, 8)
+
+
+@trial(times=40)
+def creations_killed(folder: Path, chance: random.Random) -> str:
+    """A process that makes the warehouse and the ledger is killed at a random moment; the next one opens both."""
+    home = folder / f"home-{chance.getrandbits(64):x}"
+    make = """
+import sys
+from pathlib import Path
+from junk_leads.home import Home
+from junk_leads.stores.ledger import Ledger
+from junk_leads.stores.warehouse import connect
+home = Home(Path(sys.argv[1])).prepare()
+print("ready", flush=True)
+with connect(home.warehouse) as con:
+    Ledger(home)
+    con.execute("CREATE TABLE t AS SELECT 1")
+    print("open", flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", make, home], stdout=subprocess.PIPE, env=environment(home))
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(chance.uniform(0, 0.06))  # the making takes about as long
+    process.kill()
+    process.communicate()
+    again = subprocess.run(
+        [sys.executable, "-c", make, home], env=environment(home), capture_output=True, text=True, timeout=60
+    )
+    damaged = "" if "already exists" in again.stderr else again.stderr.strip()[-400:]
+    shutil.rmtree(home)
+    return damaged
+
+
+@trial(times=20)
+def first_starts_killed(folder: Path, chance: random.Random) -> str:
+    """A first `ingest` is killed at a random moment; the same again succeeds, without repair by hand."""
+    home, file = folder / f"home-{chance.getrandbits(64):x}", generated(folder, 1, 300)
+    process = started(home, "ingest", file)
+    time.sleep(chance.uniform(0.5, 10))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    wrong = done(home, "ingest", file)
+    shutil.rmtree(home)
+    return wrong
 
 
 def main() -> None:
