@@ -14,7 +14,7 @@ from junk_leads.home import Home
 
 if TYPE_CHECKING:
     from junk_leads.steps.watching.codes import Proposal
-    from junk_leads.stores.code_maps import CodeMap
+    from junk_leads.stores.drops.code_maps import CodeMap
 
 app = typer.Typer(help="Renamed codes of platform, medium and source: put back.", add_completion=False)
 
@@ -27,7 +27,7 @@ def codes(context: typer.Context, as_json: Json = False) -> None:
     """List the accepted code maps, newest first."""
     if context.invoked_subcommand:
         return
-    from junk_leads.stores.code_maps import CodeMaps
+    from junk_leads.stores.drops.code_maps import CodeMaps
 
     maps = CodeMaps(Home.from_environment().prepare()).all()[::-1]
     content = {"code_maps": [found.as_dict() for found in maps]}

@@ -13,7 +13,7 @@ from pydantic import PrivateAttr
 
 from junk_leads.defs.assets.champion import announcer
 from junk_leads.home import Home
-from junk_leads.stores.code_maps import CodeMaps
+from junk_leads.stores.drops.code_maps import CodeMaps
 from junk_leads.stores.ledger import Ledger
 from junk_leads.stores.mlflow_store import EXPERIMENT, mlflow_quiet
 from junk_leads.stores.registry import Registry

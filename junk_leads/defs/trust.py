@@ -1,7 +1,7 @@
 """Whether a drop can be trusted, as Dagster shows and keeps it.
 
 What lives here: the three checks of it, the row of `drop_trust`, and scoring all the same. What does not: the verdict
-(`steps/watching/trust.py`) and where its figures come from (`stores/trusting.py`).
+(`steps/watching/trust.py`) and where its figures come from (`stores/drops/trusting.py`).
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ import duckdb
 from junk_leads.defs.checks import inert
 from junk_leads.defs.resources import HomeResource
 from junk_leads.errors import DropNotTrusted
-from junk_leads.steps.watching.trust import BLOCKS, KNOWN, NOTES, SHARES, TOGETHER, Finding, Verdict
-from junk_leads.stores.trusting import BesideTraining
+from junk_leads.steps.watching.trust import BLOCKS, KNOWN, NOTES, SHARES, TOGETHER, Verdict
+from junk_leads.stores.drops.trusting import BesideTraining
 
 ASSET = "encoded_features"
 SENTENCES = {
@@ -85,9 +85,10 @@ def trust_of(
             f"score it all the same (junk-leads score {drop} --accept-drift --why REASON)"
         )
     results = [_result(check, verdict, metadata, accepting is not None) for check in SENTENCES]
+    psi = {name.removeprefix("psi:"): value for name, value in verdict.figures.items() if name.startswith("psi:")}
     row = con.sql(
         "SELECT ? AS drop, ? AS model_version, ?::VARCHAR[] AS warnings, ?::VARCHAR[] AS notes, ? AS blocked, "
-        "? AS code_map, ? AS accepted_why",
+        "? AS code_map, ? AS accepted_why, map_from_entries(list_zip(?::VARCHAR[], ?::DOUBLE[])) AS psi",
         params=[
             drop,
             beside.version,
@@ -96,6 +97,8 @@ def trust_of(
             verdict.reason,
             code_map.id if code_map else "",
             accepting.why if accepting and verdict.blocks else "",
+            list(psi),
+            list(psi.values()),
         ],
     )
     return Trust(results, row, metadata, refused)
@@ -103,12 +106,7 @@ def trust_of(
 
 def _metadata(verdict: Verdict, code_map: str) -> dict[str, Any]:
     figures = {name: round(value, 4) for name, value in verdict.figures.items()}
-    return {**_found(verdict.findings), "code_map": code_map, "figures": figures}
-
-
-def _found(findings: tuple[Finding, ...]) -> dict[str, Any]:
-    """What was found, as the UI shows it first."""
-    return {"found": inert("; ".join(finding.sentence for finding in findings), 1500)} if findings else {}
+    return {"code_map": code_map, "figures": figures}
 
 
 def _result(check: str, verdict: Verdict, metadata: dict[str, Any], is_accepted: bool) -> dg.AssetCheckResult:
@@ -116,11 +114,12 @@ def _result(check: str, verdict: Verdict, metadata: dict[str, Any], is_accepted:
     blocks = any(finding.weight == BLOCKS for finding in found)
     failed = [finding for finding in found if finding.weight != NOTES]
     grave = blocks and not is_accepted
+    told = inert("; ".join(finding.sentence for finding in found), 1500) or "nothing of the kind"
     return dg.AssetCheckResult(
         asset_key=ASSET,
         check_name=check,
         passed=not failed,
         severity=dg.AssetCheckSeverity.WARN if failed and not grave else dg.AssetCheckSeverity.ERROR,
-        description=SENTENCES[check],
-        metadata={**_found(found), **metadata, "refuses": grave},
+        description=f"{told}. Expected: {SENTENCES[check]}" if failed else SENTENCES[check],
+        metadata={"found": told, "expected": SENTENCES[check], **metadata, "refuses": grave},
     )

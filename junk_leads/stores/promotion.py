@@ -20,7 +20,7 @@ from junk_leads.steps.learning.training import labelled_features
 from junk_leads.steps.learning.validation import day
 from junk_leads.steps.pages.plots import plot_junk_budget, plot_side_by_side
 from junk_leads.steps.scoring.scoring import ScoringModel
-from junk_leads.stores.labelled import counts_of, labelled_drops, uncounted
+from junk_leads.stores.drops.labelled import counts_of, labelled_drops, uncounted
 from junk_leads.stores.registry import PRODUCTION, Registry, Version
 
 

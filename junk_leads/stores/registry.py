@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from junk_leads.errors import NoChampion, RegistryError
 from junk_leads.home import Home
@@ -24,6 +24,7 @@ from junk_leads.steps.scoring.scoring import ScoringModel
 from junk_leads.steps.watching.profiles import Profile
 from junk_leads.stores.mlflow_store import client_of, downloaded, plain_errors
 from junk_leads.stores.model_files import load_profile, load_scoring_model
+from junk_leads.stores.telling.alerting import alert
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,6 +36,8 @@ STAGES = ("staging", "production", "archived")
 PRODUCTION, STAGING, ARCHIVED = "production", "staging", "archived"
 JUDGED = "judged"  # the run's folder with the model of the temporal split
 _TRANSITION = "transition."
+
+Announce: TypeAlias = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Registry:
     `announce` is told of each transition into Production or out of it, as the history has it, after it was made.
     """
 
-    def __init__(self, home: Home, announce: Callable[[Mapping[str, Any]], None] | None = None) -> None:
+    def __init__(self, home: Home, announce: Announce | None = None) -> None:
         self.home = home
         self._announce = announce
 
@@ -215,6 +218,8 @@ class Registry:
             raise RegistryError(f"version {current} is the first in Production; there is nothing to roll back to")
         why = why or f"rolled back from version {current}"
         self.promote(former, PRODUCTION, why=why, by=by, evidence={"rollback": True})
+        told = f"version {former} is in production again, in place of version {current} ({why})"
+        alert(self.home, "champion rolled back", f"rollback:{time.time_ns()}", told)
         return former
 
     def history(self) -> list[dict[str, Any]]:

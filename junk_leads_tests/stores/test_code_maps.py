@@ -7,7 +7,7 @@ import pytest
 from junk_leads.errors import CodesRefused
 from junk_leads.home import Home
 from junk_leads.steps.watching.codes import Proposal, Renamed
-from junk_leads.stores.code_maps import CodeMaps, read_codes, write_codes
+from junk_leads.stores.drops.code_maps import CodeMaps, read_codes, write_codes
 
 PLATFORM, MEDIUM = "first_platform_c", "first_utm_medium_c"
 CODES = {PLATFORM: {"Level1": "Level0"}}
@@ -98,7 +98,7 @@ def test_levels_are_read_as_keys_and_nothing_under_becomes_leaves_a_code_as_it_i
         ),
         (
             b"column,delivered,becomes,shared\nfirst_platform_c,A,C,\nfirst_platform_c,B,C,\n",
-            "line 3 of map.csv makes a code of first_platform_c the same as another line does; if two codes are one now",
+            "line 3 of map.csv makes a code of first_platform_c the same as another line does; if two",
         ),
         (b"column,delivered,becomes\n\xff\xfe\n", "map.csv is not a CSV in UTF-8; begin with the one of"),
         (b'column,delivered,becomes\nfirst_platform_c,"A,B\n', "map.csv is not a CSV in UTF-8"),

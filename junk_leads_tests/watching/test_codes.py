@@ -29,10 +29,10 @@ def test_permuted_codes_are_restored_and_columns_that_stand_are_left_alone(
     history: History, overlap: float, least: float
 ) -> None:
     con, raw, known = history
-    rng = np.random.default_rng(7)
+    rng, leads = np.random.default_rng(7), generated(21_000, 400)
     shares = []
     for seed, columns in enumerate([(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]):
-        drop = overlapping(generated(3000, 400 + seed), raw, overlap, rng)
+        drop = overlapping(leads.slice(3000 * seed, 3000), raw, overlap, rng)
         made = trial(con, known, drop, permuted(known, columns, rng))
         assert made.proposal.columns == tuple(CODES[n] for n in columns)
         shares += [made.restored[CODES[n]] for n in columns]
@@ -41,8 +41,9 @@ def test_permuted_codes_are_restored_and_columns_that_stand_are_left_alone(
 
 def test_nothing_is_proposed_for_forty_honest_drops(history: History) -> None:
     con, _, known = history
-    for seed in range(40):
-        drop = profile(con, cleaned(con, con.from_arrow(generated(600, 500 + seed)), "honest"))
+    leads = generated(24_000, 500)
+    for number in range(40):
+        drop = profile(con, cleaned(con, con.from_arrow(leads.slice(600 * number, 600)), "honest"))
         assert propose(known.profile, drop, KnownLeads(), known.significant).renamed == ()
 
 

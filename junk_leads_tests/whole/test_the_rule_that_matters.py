@@ -78,6 +78,7 @@ def story(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Story:
             materialise(found, "new", "predictions")
         second_promoted = Moment.of(home)
         materialise(found, "new", "encoded_features", "predictions")
+        materialise(found, "newer", "encoded_features")
         by_second = Moment.of(home)
 
         assert found.registry.rollback(by="a test") == "1"

@@ -16,7 +16,7 @@ from junk_leads.reference import lead_schema
 from junk_leads.running.launching import platform
 from junk_leads.steps.leads.generating import write_leads
 from junk_leads.steps.watching.profiles import CODES
-from junk_leads.stores.code_maps import CodeMaps
+from junk_leads.stores.drops.code_maps import CodeMaps
 from junk_leads.stores.ledger import Ledger
 from junk_leads.stores.model_files import PROFILE_FILE, files_sha256, load_profile
 from junk_leads.stores.registry import Registry

@@ -1,7 +1,7 @@
 """Code maps: renamed codes that people accept, and take back.
 
 What lives here: the asset code_maps, whose materialisation is how a map is accepted or undone. What does not: proposing
-and applying a map (`steps/watching/codes.py`), keeping it (`stores/code_maps.py`).
+and applying a map (`steps/watching/codes.py`), keeping it (`stores/drops/code_maps.py`).
 """
 
 from enum import Enum
@@ -16,8 +16,8 @@ from junk_leads.defs.assets import DATA_PIPELINE, OWNERS
 from junk_leads.defs.checks import inert, plain_failures
 from junk_leads.defs.io_managers import POOL, Warehouse
 from junk_leads.defs.resources import HomeResource
-from junk_leads.stores.code_maps import CodeMap, read_codes, write_codes
-from junk_leads.stores.trusting import propose_codes
+from junk_leads.stores.drops.code_maps import CodeMap, read_codes, write_codes
+from junk_leads.stores.drops.trusting import propose_codes
 
 
 class CodesAction(Enum):

@@ -25,8 +25,8 @@ from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.counting import KIND_COLUMNS
 from junk_leads.steps.leads.encoding import IDENTITY, LEVEL_COLUMNS, Encoder, encode
 from junk_leads.steps.leads.levels import learn_significant_levels
-from junk_leads.stores.labelled import counts_of, uncounted
-from junk_leads.stores.trusting import beside_training
+from junk_leads.stores.drops.labelled import counts_of, uncounted
+from junk_leads.stores.drops.trusting import beside_training
 from junk_leads.stores.warehouse import rows_of
 
 

@@ -1,4 +1,4 @@
 """Watching: a drop is held against what the model was taught; and what comes later against what it said.
 
-In order: profiles, known_leads, aligning, codes, drift, trust, outcomes.
+In order: overlap, profiles, known_leads, aligning, codes, drift, trust, history, outcomes.
 """
