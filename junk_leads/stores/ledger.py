@@ -15,7 +15,7 @@ import re
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -123,6 +123,26 @@ class Ledger:
         if row is None:
             raise DropUnknown(f"drop {drop!r} was never delivered; put its CSV into {self.home.incoming}")
         return _delivery(row)
+
+    def of_content(self, drop: str, content: str) -> Delivery:
+        """The delivery of this content of a drop; raises DropUnknown when there was none."""
+        with self._open() as db:
+            row = db.execute(
+                "SELECT * FROM deliveries WHERE drop_key = ? AND content = ?", [drop, content]
+            ).fetchone()
+        if row is None:
+            raise DropUnknown(f"drop {drop!r} was never delivered with this content; deliver its file again")
+        return _delivery(row)
+
+    def of_drops(self, drops: Iterable[str]) -> list[Delivery]:
+        """Every delivery of these drops, oldest first."""
+        with self._open() as db:
+            rows = [
+                row
+                for drop in dict.fromkeys(drops)
+                for row in db.execute("SELECT * FROM deliveries WHERE drop_key = ?", [drop])
+            ]
+        return sorted(map(_delivery, rows), key=lambda delivery: delivery.number)
 
     def deliver(self, path: Path, content: str, *, name: str | None = None) -> Delivery:
         """Note a file as the newest delivery of its drop, waiting for a run.

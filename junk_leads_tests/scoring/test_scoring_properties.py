@@ -337,9 +337,9 @@ def as_written(folder: Path, con: duckdb.DuckDBPyConnection, header: list[str], 
     columns: dict[str, list[Any]] = {"lead_number": list(range(1, len(rows) + 1))}
     columns |= {f"c{place}": [row[place] for row in rows] for place in range(len(header))}
     predicted = {"drop": ["d"], "lead_number": [len(rows)], "probability": [0.1 + 0.2], "model_version": ["1"]}
-    relations = [con.from_arrow(pa.table(table)) for table in (columns, predicted)]
     path = folder / "d.csv"
-    assert write_scored_file(con, path, tuple(header), *relations) == 1
+    delivered = pa.table(columns).to_batches(max_chunksize=1)
+    assert write_scored_file(con, path, tuple(header), delivered, con.from_arrow(pa.table(predicted))) == 1
     assert [child.name for child in folder.iterdir()] == ["d.csv"]
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.reader(file))

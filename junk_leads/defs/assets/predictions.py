@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 import duckdb
+from pydantic import Field
 
 from junk_leads.defs.assets import declared, lineage
 from junk_leads.defs.checks import evaluate, plain_failures, publish
@@ -27,9 +28,16 @@ from junk_leads.stores.warehouse import rows_of
 GROUP = "inference_pipeline"
 
 
+class ScoredFiles(dg.Config):
+    """Which files are written of a drop's predictions besides the CSV."""
+
+    parquet: bool = Field(default=False, description="The same rows for programs, predictions/<drop>.parquet.")
+
+
 @dg.asset(**declared("predictions", GROUP, {"duckdb", "lightgbm"}))
 def predictions(
     context: dg.AssetExecutionContext,
+    config: ScoredFiles,
     warehouse: dg.ResourceParam[Warehouse],
     home: HomeResource,
     encoded_features: duckdb.DuckDBPyRelation,
@@ -43,13 +51,7 @@ def predictions(
     with plain_failures():
         con = warehouse.connection()
         model = home.registry.champion()
-        con.execute(
-            "CREATE OR REPLACE TEMP TABLE staged_predictions (drop VARCHAR, lead_number BIGINT, probability DOUBLE, "
-            "predicted_flag TINYINT, score TINYINT, grade VARCHAR, reasons VARCHAR, model_version VARCHAR)"
-        )
-        for piece in score_features(con, encoded_features, model):  # noqa: B007  DuckDB finds it by this name
-            con.execute("INSERT INTO staged_predictions BY NAME SELECT * FROM piece")
-        scored = con.table("staged_predictions")
+        scored = score_features(con, encoded_features, model)
         results = predictions_checks(con, scored, accounting.count(encoded_features))
         made_from = {"probability": [("encoded_features", f) for f in model.encoder.features]}
         target = home.home.predictions / f"{drop}.csv"
@@ -62,9 +64,9 @@ def predictions(
         con = warehouse.connection()
         about = _about_drop(con, drop)
         # the file that these leads came from: a newer delivery of the drop may wait, or have been refused
-        path = next(d.path for d in home.ledger.deliveries() if (d.drop, d.content) == (drop, about["content"]))
-        delivered = delivered_rows(con, path)
-        write_scored_file(con, target, tuple(about["header"]), delivered, rows_of(con, "predictions", [drop]))
+        delivered = delivered_rows(home.ledger.of_content(drop, about["content"]).path)
+        header, told = tuple(about["header"]), rows_of(con, "predictions", [drop])
+        write_scored_file(con, target, header, delivered, told, parquet=config.parquet)
         warehouse.release()
 
 
