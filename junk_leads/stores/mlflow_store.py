@@ -6,9 +6,10 @@ what is logged (`tracking.py`). MLflow is imported late: it takes seconds.
 
 import logging
 import os
+import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +74,20 @@ def client_of(uri: str, root: Path) -> "MlflowClient":
         if client.get_experiment_by_name(EXPERIMENT) is None:
             client.create_experiment(EXPERIMENT, artifact_location=(root / "mlartifacts").as_uri())
     return client
+
+
+def alias_of(root: Path, model: str, alias: str) -> tuple[bool, str | None]:
+    """Whether MLflow's table of aliases could be read as it stands in a home, and the version with this alias, if any.
+
+    Reads the one row without MLflow; what MLflow writes there is the truth, also for what is asked here.
+    """
+    query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
+    try:
+        with closing(sqlite3.connect(f"{(root / 'mlflow.db').as_uri()}?mode=ro", uri=True, timeout=10)) as db:
+            rows = db.execute(query, [model, alias]).fetchall()
+    except sqlite3.Error:
+        return False, None
+    return len(rows) < 2, str(rows[0][0]) if rows else None
 
 
 def downloaded(uri: str, tracking_uri: str | None = None) -> Path:

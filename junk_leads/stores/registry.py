@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from junk_leads.errors import NoChampion, RegistryError
 from junk_leads.home import Home
 from junk_leads.steps.scoring.scoring import ScoringModel
-from junk_leads.stores.mlflow_store import client_of, downloaded, plain_errors
+from junk_leads.stores.mlflow_store import alias_of, client_of, downloaded, plain_errors
 from junk_leads.stores.model_files import load_scoring_model
 
 if TYPE_CHECKING:
@@ -244,6 +244,10 @@ class Registry:
         return {**({"data_fingerprint": fingerprint} if fingerprint else {}), **({"metrics": told} if told else {})}
 
     def _alias(self, alias: str) -> str | None:
+        # a sensor asks this every few seconds: MLflow, which takes seconds to import, only where its table is not as known
+        known, version = alias_of(self.home.root, MODEL, alias)
+        if known:
+            return version
         client = self.client
         with plain_errors():
             found = client.search_registered_models(f"name = '{MODEL}'")
