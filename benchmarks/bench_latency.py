@@ -7,6 +7,7 @@ one and many at once, and where the time of each went, by Dagster's own records.
 """
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -158,8 +159,7 @@ def _parts(home: Path) -> dict[str, dict[str, float]]:
                     at["steps"] = entry.timestamp
             moments = list(at.items())
             parts[drop] = {
-                name: round(moment - former, 2)
-                for (_, former), (name, moment) in zip(moments, moments[1:], strict=False)
+                name: round(moment - former, 2) for (_, former), (name, moment) in itertools.pairwise(moments)
             }
     return parts
 

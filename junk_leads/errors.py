@@ -4,6 +4,7 @@
     ├── DropRefused             a delivered file (a drop) cannot be accepted; it goes to quarantine
     ├── DropUnknown             a drop that was never accepted is asked for
     ├── WarehouseUnavailable    the DuckDB file cannot be opened, or holds what it should not
+    ├── CapacityExceeded        memory or disk does not hold what was asked for
     ├── TrainingRefused         the labelled leads do not make a model; the champion stays
     ├── PromotionRefused        a challenger does not pass the gate; the champion stays
     └── RegistryError           MLflow cannot be reached, or a version is missing or damaged
@@ -39,6 +40,10 @@ class DropUnknown(JunkLeadsError):
 
 class WarehouseUnavailable(JunkLeadsError):
     """The DuckDB file cannot be opened, or holds what it should not."""
+
+
+class CapacityExceeded(JunkLeadsError):
+    """Memory or disk does not hold what was asked for, or a setting of theirs is no amount."""
 
 
 class TrainingRefused(JunkLeadsError):

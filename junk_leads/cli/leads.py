@@ -4,12 +4,20 @@ What lives here: parsing and telling. What does not: the work (`running/launchin
 """
 
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from junk_leads.cli.speaking import Files, Json, answer, answer_each, opened_platform
+
+
+class FileFormat(StrEnum):
+    """How scored leads are written: the CSV always, Parquet beside it when asked for."""
+
+    csv = "csv"
+    parquet = "parquet"
 
 
 def ingest(files: Files, as_json: Json = False) -> None:
@@ -28,18 +36,22 @@ def _ingested(drop: dict[str, Any]) -> str:
 def score(
     files: Files,
     out: Annotated[Path | None, typer.Option(help="Also copy the scored CSVs and summaries here.")] = None,
+    file_format: Annotated[
+        FileFormat, typer.Option("--format", help="parquet: the same rows for programs too, beside the CSV.")
+    ] = FileFormat.csv,
     as_json: Json = False,
 ) -> None:
     """Score CSV files with the model in Production: the inference pipeline."""
     with opened_platform() as platform:
         platform.registry.champion_version()
-        answer_each(files, lambda file: platform.score(file, out), _scored, as_json=as_json)
+        parquet = file_format is FileFormat.parquet
+        answer_each(files, lambda file: platform.score(file, out, parquet=parquet), _scored, as_json=as_json)
 
 
 def _scored(drop: dict[str, Any]) -> str:
     return (
         f"{drop['drop']}: {drop['rows']:,} leads scored by version {drop['model_version']}, {_shares(drop)}\n"
-        f"  {drop['predictions']}\n  {drop['summary']}"
+        f"  {drop['predictions']}\n  {drop['summary']}" + (f"\n  {drop['parquet']}" if "parquet" in drop else "")
     )
 
 

@@ -19,6 +19,7 @@ import duckdb
 
 from junk_leads.defs.expectations import Evidence, Frame, Suite, load_suite, validate
 from junk_leads.errors import JunkLeadsError
+from junk_leads.stores.capacity import memory_told
 
 
 def check_specs(asset: str) -> list[dg.AssetCheckSpec]:
@@ -148,6 +149,7 @@ def publish(
 def plain_failures() -> Iterator[None]:
     """An expected error fails the step with its one line."""
     try:
-        yield
+        with memory_told():
+            yield
     except JunkLeadsError as error:
         raise dg.Failure(str(error), allow_retries=False) from error

@@ -203,8 +203,8 @@ def _run(expectations: list[Expectation], frame: "pd.DataFrame", told: str) -> l
 def warm_up() -> None:
     """Import Great Expectations and make its context, which the first validation would wait for."""
     import pandas as pd
-
     from great_expectations import ExpectationSuite  # noqa: F401
+
     _batches().get_batch(batch_parameters={"dataframe": pd.DataFrame()})
 
 

@@ -9,12 +9,18 @@ from pathlib import Path
 from dagster import DagsterRun
 from dagster._core.launcher import DefaultRunLauncher, LaunchRunContext
 from dagster._grpc.types import ExecuteRunArgs
+from dagster._serdes import ConfigurableClassData
 
+from junk_leads.running.dagster_store import keep_open
 from junk_leads.running.warm import ask
 
 
 class WarmRunLauncher(DefaultRunLauncher):
     """Asks the warm process of `junk-leads ui`; without one (`dagster dev` alone) it is the default launcher."""
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(inst_data)
+        keep_open()  # it is the daemon that asks for runs, each of which is told in some fifty events before it starts
 
     @property
     def _folder(self) -> Path:
@@ -39,4 +45,4 @@ class WarmRunLauncher(DefaultRunLauncher):
         if (ask(self._folder, {"terminate": run_id}) or {}).get("terminated"):
             self._instance.report_run_canceling(run)
             return True
-        return super().terminate(run_id)
+        return bool(super().terminate(run_id))  # type: ignore[no-untyped-call]

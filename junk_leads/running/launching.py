@@ -19,11 +19,13 @@ from junk_leads.defs.jobs import TRAINING_CONFIG, drop_range
 from junk_leads.defs.recovery import fail_dead_runs
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
+from junk_leads.running.dagster_store import kept_open
 from junk_leads.steps.leads.generating import write_leads
 from junk_leads.steps.learning.experimenting import learners
 from junk_leads.steps.learning.gating import Verdict
 from junk_leads.steps.pages.profiling import refuse_without_profiler, write_profile
 from junk_leads.stores import promotion
+from junk_leads.stores.capacity import refuse_without_room
 from junk_leads.stores.ledger import Delivery, Ledger, hand_over
 from junk_leads.stores.mlflow_store import mlflow_quiet
 from junk_leads.stores.registry import PRODUCTION, Registry
@@ -79,12 +81,14 @@ class Platform:
                 where = f"{check.asset_key.to_user_string()}, {check.check_name}"
                 self.progress(f"a check warns ({where}); expected: {check.description}")
 
-    def process(self, file: Path, job: str) -> Delivery:
+    def process(self, file: Path, job: str, ops: Mapping[str, Any] | None = None) -> Delivery:
         """Hand a file over and run a job on its drop; returns its delivery. Raises JunkLeadsError."""
+        if file.is_file():
+            refuse_without_room(self.home.root, file, scored=job == "inference_pipeline")
         delivery = hand_over(self.home, self.ledger, file)
         self.instance.add_dynamic_partitions("drops", [delivery.drop])
         try:
-            self.launch(job, drop=delivery.drop)
+            self.launch(job, drop=delivery.drop, ops=ops)
         except JunkLeadsError as error:
             raise JunkLeadsError(f"{file.name}: {error}{self._quarantined(delivery.drop)}") from error
         return self.ledger.newest(delivery.drop)
@@ -97,14 +101,17 @@ class Platform:
         """Run the data pipeline on a file; returns the account of its drop. Raises JunkLeadsError."""
         return self.account(self.process(file, "data_pipeline").drop)
 
-    def score(self, file: Path, out: Path | None = None) -> dict[str, Any]:
+    def score(self, file: Path, out: Path | None = None, *, parquet: bool = False) -> dict[str, Any]:
         """Run the inference pipeline on a file; returns its drop's figures and where its results are.
 
-        They are copied into the folder `out` as well. Raises JunkLeadsError.
+        They are copied into the folder `out` as well; `parquet` asks for a Parquet file beside the CSV. Raises
+        JunkLeadsError.
         """
-        drop = self.process(file, "inference_pipeline").drop
+        ops = {"predictions": {"config": {"parquet": True}}} if parquet else None
+        drop = self.process(file, "inference_pipeline", ops).drop
         figures = self.rows("SELECT * FROM prediction_summary WHERE drop = ?", parameters=[drop])[0]
-        written = [self.home.predictions / f"{drop}.csv", self.home.predictions / f"{drop}.summary.txt"]
+        names = (f"{drop}.csv", f"{drop}.summary.txt", *([f"{drop}.parquet"] if parquet else []))
+        written = [self.home.predictions / name for name in names]
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             written = [Path(shutil.copyfile(path, out / path.name)) for path in written]
@@ -115,6 +122,7 @@ class Platform:
             "model_version": figures["model_version"],
             "predictions": str(written[0]),
             "summary": str(written[1]),
+            **({"parquet": str(written[2])} if parquet else {}),
         }
 
     def demonstrate(self, rows: int) -> dict[str, Any]:
@@ -275,7 +283,7 @@ def platform(home: Home, progress: Progress = lambda line: None) -> Iterator[Pla
 
     home.prepare()
     os.environ["DAGSTER_HOME"] = str(home.dagster)
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    with kept_open(), dg.DagsterInstance.from_config(str(home.dagster)) as instance:
         for run_id in fail_dead_runs(instance, home):
             progress(f"run {run_id} had ended with its process and is marked as failed")
         yield Platform(home, build_defs(home), instance, progress)

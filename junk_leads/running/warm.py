@@ -53,12 +53,13 @@ def _address(folder: Path) -> Iterator[str]:
 
 def warm_up() -> None:
     """Import what a run imports, and resolve its jobs."""
-    import dagster._cli  # noqa: F401  `dagster api execute_run` is what a run's process calls
+    import dagster._cli  # `dagster api execute_run` is what a run's process calls
     import dagster._cli.api  # noqa: F401
     import lightgbm  # noqa: F401
     import sqlalchemy.dialects.sqlite  # noqa: F401
     from pyarrow import csv, parquet  # noqa: F401
 
+    import junk_leads.running.dagster_store  # noqa: F401
     from junk_leads.definitions import defs
     from junk_leads.defs.expectations import warm_up as expectations_ready
     from junk_leads.stores.mlflow_store import mlflow_quiet
@@ -129,8 +130,11 @@ class WarmProcess:
             gc.enable()
             from dagster._cli import main
 
+            from junk_leads.running.dagster_store import keep_open
+
+            keep_open()
             sys.argv = ["dagster", *arguments]
-            main()
+            main()  # type: ignore[no-untyped-call]
             code = 0
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1

@@ -127,9 +127,7 @@ class Ledger:
     def of_content(self, drop: str, content: str) -> Delivery:
         """The delivery of this content of a drop; raises DropUnknown when there was none."""
         with self._open() as db:
-            row = db.execute(
-                "SELECT * FROM deliveries WHERE drop_key = ? AND content = ?", [drop, content]
-            ).fetchone()
+            row = db.execute("SELECT * FROM deliveries WHERE drop_key = ? AND content = ?", [drop, content]).fetchone()
         if row is None:
             raise DropUnknown(f"drop {drop!r} was never delivered with this content; deliver its file again")
         return _delivery(row)

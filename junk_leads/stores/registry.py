@@ -244,7 +244,7 @@ class Registry:
         return {**({"data_fingerprint": fingerprint} if fingerprint else {}), **({"metrics": told} if told else {})}
 
     def _alias(self, alias: str) -> str | None:
-        # a sensor asks this every few seconds: MLflow, which takes seconds to import, only where its table is not as known
+        # a sensor asks this every few seconds: MLflow takes seconds to import, and is asked where its table is another
         known, version = alias_of(self.home.root, MODEL, alias)
         if known:
             return version

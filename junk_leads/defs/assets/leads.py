@@ -22,6 +22,7 @@ from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.cleaning import clean
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.reading import Reading, read_header, read_leads
+from junk_leads.stores.capacity import refuse_without_room
 from junk_leads.stores.ledger import Delivery, content_of
 
 SCHEMA = lead_schema()
@@ -41,6 +42,7 @@ def raw_leads(
     drop = context.partition_key
     with plain_failures():
         delivery = home.ledger.newest(drop)
+        refuse_without_room(home.home.root, delivery.path, scored=False)
         try:
             reading, results = _read(warehouse.connection(), delivery)
         except DropRefused as refused:

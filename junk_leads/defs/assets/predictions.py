@@ -23,6 +23,7 @@ from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.reading import delivered_rows
 from junk_leads.steps.pages.summary import summarise, summary_markdown, summary_text
 from junk_leads.steps.scoring.scoring import score_features, write_scored_file
+from junk_leads.stores.capacity import refuse_without_room
 from junk_leads.stores.warehouse import rows_of
 
 GROUP = "inference_pipeline"
@@ -50,6 +51,10 @@ def predictions(
     drop = context.partition_key
     with plain_failures():
         con = warehouse.connection()
+        about = _about_drop(con, drop)
+        # the file that these leads came from: a newer delivery of the drop may wait, or have been refused
+        path = home.ledger.of_content(drop, about["content"]).path
+        refuse_without_room(home.home.root, path, scored=True)
         model = home.registry.champion()
         scored = score_features(con, encoded_features, model)
         results = predictions_checks(con, scored, accounting.count(encoded_features))
@@ -62,11 +67,8 @@ def predictions(
         }
         yield from publish(scored, results, metadata)
         con = warehouse.connection()
-        about = _about_drop(con, drop)
-        # the file that these leads came from: a newer delivery of the drop may wait, or have been refused
-        delivered = delivered_rows(home.ledger.of_content(drop, about["content"]).path)
         header, told = tuple(about["header"]), rows_of(con, "predictions", [drop])
-        write_scored_file(con, target, header, delivered, told, parquet=config.parquet)
+        write_scored_file(con, target, header, delivered_rows(path), told, parquet=config.parquet)
         warehouse.release()
 
 
