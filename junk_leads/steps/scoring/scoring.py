@@ -36,6 +36,7 @@ PREDICTED_TYPES = dict(
     zip((*PREDICTED, "model_version"), (pa.float64(), pa.int8(), pa.int8(), *[pa.string()] * 3), strict=True)
 )
 LEADS_AT_ONCE = 100_000  # of a scored file
+MARK = "hash({})"  # of a kind's features
 KINDS_AT_ONCE = 100_000  # that are predicted and explained
 IDENTITY = ("drop", "lead_number")
 FORMULA_STARTS = "=+-@\t\r"
@@ -93,8 +94,9 @@ def score_features(
             f"materialise encoded_features for the champion first"
         )
     features = ", ".join(map(quoted, model.encoder.features))
+    mark = MARK.format(features)
     con.execute(
-        f"CREATE OR REPLACE TEMP TABLE kinds_of_leads AS SELECT hash({features}) AS mark, {features} "
+        f"CREATE OR REPLACE TEMP TABLE kinds_of_leads AS SELECT {mark} AS mark, {features} "
         f"FROM (SELECT DISTINCT {features} FROM encoded)"
     )
     kinds, marks = con.execute("SELECT count(*), count(DISTINCT mark) FROM kinds_of_leads").fetchall()[0]
@@ -103,7 +105,7 @@ def score_features(
     alike = "mark" if kinds == marks else f"mark, {features}"
     con.execute(
         "CREATE OR REPLACE TEMP TABLE leads_of_kinds AS SELECT drop, lead_number, kinds_of_leads.rowid AS kind "
-        f"FROM (SELECT drop, lead_number, hash({features}) AS mark, {features} FROM encoded) AS leads "
+        f"FROM (SELECT drop, lead_number, {mark} AS mark, {features} FROM encoded) AS leads "
         f"JOIN kinds_of_leads USING ({alike})"
     )
     return con.sql(
