@@ -18,7 +18,8 @@ import numpy as np
 
 from junk_leads.defs.assets.model import TrainingConfig
 from junk_leads.reference import model_settings
-from junk_leads.steps.leads.encoding import COUNT_COLUMNS, LEVEL_COLUMNS, Encoder, encode
+from junk_leads.steps.leads.counting import count_leads
+from junk_leads.steps.leads.encoding import COUNT_COLUMNS, LEVEL_COLUMNS, Encoder
 from junk_leads.steps.leads.levels import learn_significant_levels
 from junk_leads.steps.learning.evaluation import evaluate, random_split, temporal_split
 from junk_leads.steps.learning.metrics import Interval, measure
@@ -79,9 +80,9 @@ def _learned_from(file: Path, folder: Path) -> tuple[LabelledFeatures, Encoder]:
     environment = {**os.environ, "JUNK_LEADS_HOME": str(folder / "home")}
     subprocess.run([sys.executable, "-m", "junk_leads.cli", "ingest", str(file)], check=True, env=environment)
     with duckdb.connect(str(folder / "home" / "warehouse.duckdb"), read_only=True) as con:
-        cleaned, groups = con.table("cleaned_leads"), con.table("interaction_groups")
-        encoder = Encoder.of_table(learn_significant_levels(con, cleaned, LEVEL_COLUMNS))
-        return labelled_features(con, encode(con, cleaned, groups, encoder), encoder), encoder
+        counts = count_leads(con, con.table("cleaned_leads"), con.table("interaction_groups"))
+        encoder = Encoder.of_table(learn_significant_levels(con, counts, LEVEL_COLUMNS))
+        return labelled_features(con, counts, encoder), encoder
 
 
 def _published(train: LabelledFeatures, test: LabelledFeatures, encoder: Encoder) -> dict[str, Interval]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from junk_leads.defs.assets import experiments, features, leads, model, outcomes, predictions
+from junk_leads.defs.assets import champion, experiments, features, leads, model, outcomes, predictions
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.jobs import JOBS
 from junk_leads.defs.resources import HomeResource, mlflow_resource
@@ -23,7 +23,9 @@ def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = N
     home = home or Home.from_environment()
     interval = int(os.environ.get("JUNK_LEADS_SENSOR_SECONDS", "5"))
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([leads, features, model, experiments, predictions, outcomes]),
+        assets=dg.load_assets_from_modules(
+            [leads, features, model, champion, experiments, predictions, outcomes], include_specs=True
+        ),
         jobs=JOBS,
         sensors=[
             make_incoming_sensor(

@@ -168,7 +168,8 @@ def rollback(
     why: Annotated[str, typer.Option(help="The reason, kept in the history.")] = "", as_json: Json = False
 ) -> None:
     """Put the former champion back."""
-    version = opened_registry().rollback(why=why)
+    with opened_platform() as platform:
+        version = platform.registry.rollback(why=why)
     answer(as_json, {"version": version, "stage": "production"}, f"version {version} is in production again")
 
 

@@ -126,18 +126,24 @@ def stage(con: duckdb.DuckDBPyConnection, name: str, relation: duckdb.DuckDBPyRe
 
 
 def publish(
-    value: Any, results: list[dg.AssetCheckResult], metadata: Mapping[str, Any] | None = None
+    value: Any,
+    results: list[dg.AssetCheckResult],
+    metadata: Mapping[str, Any] | None = None,
+    data_version: str | None = None,
 ) -> Iterator[dg.Output[Any] | dg.AssetCheckResult]:
     """Store an output and tell its checks; when a blocking one failed, tell them and store nothing.
 
-    Raises dagster.Failure with one plain line in the latter case.
+    Outputs of the same `data_version` are the same to what is made of them, whenever they were made. Raises
+    dagster.Failure with one plain line in the latter case.
     """
     reason = refusal(results)
     if reason is None:
         # the output goes first, so that the checks are told of this materialisation
         told = [r.metadata["seconds"].value for r in results if "seconds" in r.metadata]
         spent = sum(seconds for seconds in told if isinstance(seconds, float))
-        yield dg.Output(value, metadata={**(metadata or {}), "checks_seconds": spent})
+        told_version = None if data_version is None else dg.DataVersion(data_version)
+        metadata = {**(metadata or {}), "checks_seconds": spent}
+        yield dg.Output(value, metadata=metadata, data_version=told_version)
     yield from results
     if reason is not None:
         key = results[0].asset_key

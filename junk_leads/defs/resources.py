@@ -1,25 +1,60 @@
 """What assets are given besides their inputs: the home, with its ledger and registry.
 
-What lives here: thin resources over `home.py`, `ledger.py` and `registry.py`, and dagster-mlflow's, imported late.
+What lives here: a thin resource over a home and its stores, and dagster-mlflow's, imported late.
 What does not: the warehouse (`io_managers.py`).
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import dagster as dg
+from pydantic import PrivateAttr
 
+from junk_leads.defs.assets.champion import announcer
 from junk_leads.home import Home
 from junk_leads.stores.ledger import Ledger
 from junk_leads.stores.mlflow_store import EXPERIMENT, mlflow_quiet
 from junk_leads.stores.registry import Registry
 
 
-class HomeResource(dg.ConfigurableResource[Any]):
+class HasHome(Protocol):
+    """Whatever holds a home and the Dagster instance that belongs to it."""
+
+    @property
+    def home(self) -> Home:
+        """The folders."""
+        ...
+
+    @property
+    def instance(self) -> dg.DagsterInstance | None:
+        """The instance, where there is one."""
+        ...
+
+
+class OfHome:
+    """Gives whatever holds a home its stores."""
+
+    @property
+    def ledger(self: HasHome) -> Ledger:
+        """Which file became which drop."""
+        return Ledger(self.home)
+
+    @property
+    def registry(self: HasHome) -> Registry:
+        """The versions of the model; Dagster is told when one comes into Production or leaves it."""
+        return Registry(self.home, announcer(self.instance) if self.instance else None)
+
+
+class HomeResource(OfHome, dg.ConfigurableResource[Any]):
     """The home of one machine: folders, ledger of deliveries, registry of models."""
 
     root: str
+    _instance: dg.DagsterInstance | None = PrivateAttr(default=None)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Keep the instance, which is told when the champion changes."""
+        self._instance = context.instance
 
     @property
     def home(self) -> Home:
@@ -27,14 +62,9 @@ class HomeResource(dg.ConfigurableResource[Any]):
         return Home(Path(self.root))
 
     @property
-    def ledger(self) -> Ledger:
-        """Which file became which drop."""
-        return Ledger(self.home)
-
-    @property
-    def registry(self) -> Registry:
-        """The versions of the model."""
-        return Registry(self.home)
+    def instance(self) -> dg.DagsterInstance | None:
+        """The instance of the run."""
+        return self._instance
 
 
 def mlflow_resource(home: Home) -> dg.ResourceDefinition:

@@ -9,10 +9,12 @@ import dagster as dg
 import duckdb
 
 from junk_leads.defs.io_managers import Warehouse
-from junk_leads.defs.jobs import TRAINING_CONFIG, drop_range, training_pipeline
+from junk_leads.defs.jobs import TRAINING_ASSETS, training_pipeline
+from junk_leads.defs.labelled_drops import to_train
 from junk_leads.defs.resources import HomeResource
 from junk_leads.reference import lead_schema, model_settings
-from junk_leads.stores.warehouse import has_table
+from junk_leads.stores.labelled import labelled_drops
+from junk_leads.stores.warehouse import rows_of
 
 
 def new_labels(labelled: Mapping[str, int], trained_on: Mapping[str, int]) -> int:
@@ -22,9 +24,10 @@ def new_labels(labelled: Mapping[str, int], trained_on: Mapping[str, int]) -> in
 
 def labelled_leads(con: duckdb.DuckDBPyConnection) -> dict[str, int]:
     """The labelled leads of each drop that has any."""
-    if not has_table(con, "cleaned_leads"):
+    drops = labelled_drops(con)
+    if not drops:
         return {}
-    rows = con.table("cleaned_leads").filter(f"{lead_schema().label} IS NOT NULL")
+    rows = rows_of(con, "cleaned_leads", drops).filter(f"{lead_schema().label} IS NOT NULL")
     return dict(rows.aggregate("drop, count(*)").order("drop").fetchall())
 
 
@@ -40,13 +43,11 @@ def retraining(
     """One training over all labelled drops, or why there is none."""
     try:
         labelled = labelled_leads(warehouse.connection())
+        selection, tags = to_train(context.instance, warehouse.connection(), TRAINING_ASSETS)
     finally:
         warehouse.release()
     versions = home.registry.versions()
     new, enough = new_labels(labelled, versions[0].drops if versions else {}), model_settings()["retrain_after"]
     if new < enough:
         return dg.SkipReason(f"{new:,} newly labelled leads of {enough:,} have come")
-    known = context.instance.get_dynamic_partitions("drops")
-    return dg.RunRequest(
-        run_key=f"{len(versions)}:{new}", tags=drop_range(known, labelled), run_config={"ops": TRAINING_CONFIG}
-    )
+    return dg.RunRequest(run_key=f"{len(versions)}:{new}", tags=tags, asset_selection=selection)

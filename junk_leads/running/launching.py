@@ -7,7 +7,7 @@ not: parsing and printing (`cli/`), the jobs themselves (`defs/jobs.py`).
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,43 +15,38 @@ from typing import Any
 
 import dagster as dg
 
-from junk_leads.defs.jobs import TRAINING_CONFIG, drop_range
+from junk_leads.defs.jobs import EXPERIMENT_ASSETS, TRAINING_ASSETS
+from junk_leads.defs.labelled_drops import to_train
 from junk_leads.defs.recovery import fail_dead_runs
+from junk_leads.defs.resources import OfHome
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.running.dagster_store import kept_open
+from junk_leads.running.instance import opened_instance
+from junk_leads.steps.boosting import refuse_unknown_parameters
 from junk_leads.steps.leads.generating import write_leads
 from junk_leads.steps.learning.experimenting import learners
 from junk_leads.steps.learning.gating import Verdict
 from junk_leads.steps.pages.profiling import refuse_without_profiler, write_profile
 from junk_leads.stores import promotion
 from junk_leads.stores.capacity import refuse_without_room
-from junk_leads.stores.ledger import Delivery, Ledger, hand_over
+from junk_leads.stores.labelled import labelled_drops
+from junk_leads.stores.ledger import Delivery, hand_over
 from junk_leads.stores.mlflow_store import mlflow_quiet
-from junk_leads.stores.registry import PRODUCTION, Registry
+from junk_leads.stores.registry import PRODUCTION
 from junk_leads.stores.warehouse import connect, has_table, rows_of
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Platform:
+class Platform(OfHome):
     """A home with its definitions and Dagster instance, ready to launch jobs."""
 
     home: Home
     definitions: dg.Definitions
     instance: dg.DagsterInstance
     progress: Progress
-
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger of deliveries."""
-        return Ledger(self.home)
-
-    @property
-    def registry(self) -> Registry:
-        """The registry of models."""
-        return Registry(self.home)
 
     def launch(
         self,
@@ -60,8 +55,9 @@ class Platform:
         drop: str | None = None,
         tags: Mapping[str, str] | None = None,
         ops: Mapping[str, Any] | None = None,
+        selection: Sequence[dg.AssetKey] | None = None,
     ) -> None:
-        """Run a job in this process; raises JunkLeadsError with the first failed step's line."""
+        """Run a job, or a selection of its assets; raises JunkLeadsError with the first failed step's line."""
         config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
         if ops:
             config["ops"] = dict(ops)
@@ -71,6 +67,7 @@ class Platform:
                 instance=self.instance,
                 partition_key=drop,
                 tags=dict(tags or {}),
+                asset_selection=selection,
                 run_config=config,
                 raise_on_error=False,
             )
@@ -153,13 +150,14 @@ class Platform:
             self.progress(f"with the parameters of: {title}")
             lightgbm = {**found["lightgbm"], **overrides.get("lightgbm", {})}
             overrides = {**found, **overrides, "lightgbm": lightgbm}
-        self._launch_on_labelled("training_pipeline", "lightgbm_model", overrides)
+        refuse_unknown_parameters(overrides.get("lightgbm", {}))  # before anything is encoded
+        self._launch_on_labelled("training_pipeline", TRAINING_ASSETS, overrides)
         return self.rows("SELECT * FROM lightgbm_model")[0]
 
     def experiment(self, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Compare learners on all accepted labelled drops; returns the rows of `experiment_leaderboard`."""
         learners(overrides.get("learners", ()))  # a name that there is not is refused before anything is encoded
-        self._launch_on_labelled("experiment", "experiment_leaderboard", overrides)
+        self._launch_on_labelled("experiment", EXPERIMENT_ASSETS, overrides)
         return self._leaderboard()
 
     def tuned(self) -> tuple[str, dict[str, Any]]:
@@ -179,20 +177,16 @@ class Platform:
         rows = self.rows("SELECT * FROM experiment_leaderboard ORDER BY rank", "experiment_leaderboard")
         return [{**row, "parameters": json.loads(row["parameters"])} for row in rows]
 
-    def _launch_on_labelled(self, job: str, asset: str, overrides: Mapping[str, Any]) -> None:
-        labelled = self.labelled_drops()
-        if not labelled:
-            raise JunkLeadsError(
-                "there are no labelled drops to train on; ingest a CSV that has app_complete_flag (at least "
-                "1,000 leads with 120 of each class)"
-            )
-        known = set(self.instance.get_dynamic_partitions("drops"))
-        self.instance.add_dynamic_partitions("drops", [drop for drop in labelled if drop not in known])
-        ops: dict[str, Any] = dict(TRAINING_CONFIG)
-        if overrides:
-            ops[asset] = {"config": dict(overrides)}
-        tags = drop_range(self.instance.get_dynamic_partitions("drops"), labelled)
-        self.launch(job, tags=tags, ops=ops)
+    def _launch_on_labelled(self, job: str, assets: Sequence[str], overrides: Mapping[str, Any]) -> None:
+        with connect(self.home.warehouse) as con:
+            if not labelled_drops(con):
+                raise JunkLeadsError(
+                    "there are no labelled drops to train on; ingest a CSV that has app_complete_flag (at least "
+                    "1,000 leads with 120 of each class)"
+                )
+            selection, tags = to_train(self.instance, con, assets)
+        ops = {assets[-1]: {"config": dict(overrides)}} if overrides else None
+        self.launch(job, tags=tags, ops=ops, selection=selection)
 
     def promote(self, version: str, to: str, *, why: str = "", force: bool = False) -> Verdict | None:
         """Move a version to a stage, into Production through the gate; returns the gate's verdict if it was asked."""
@@ -240,13 +234,6 @@ class Platform:
         self.instance.report_runless_asset_event(dg.AssetObservation("raw_leads", partition=drop, metadata=link))
         return page
 
-    def labelled_drops(self) -> set[str]:
-        """The accepted drops that have labels."""
-        rows = self.rows(
-            "SELECT DISTINCT drop FROM delivered_drops WHERE labelled AND rows_read > 0", "delivered_drops"
-        )
-        return {row["drop"] for row in rows}
-
     def account(self, drop: str) -> dict[str, Any]:
         """What became of a drop's rows: read, kept, duplicates, rejected."""
         rows = self.rows(
@@ -283,7 +270,7 @@ def platform(home: Home, progress: Progress = lambda line: None) -> Iterator[Pla
 
     home.prepare()
     os.environ["DAGSTER_HOME"] = str(home.dagster)
-    with kept_open(), dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    with opened_instance(home) as instance, kept_open():
         for run_id in fail_dead_runs(instance, home):
             progress(f"run {run_id} had ended with its process and is marked as failed")
         yield Platform(home, build_defs(home), instance, progress)

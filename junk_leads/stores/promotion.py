@@ -13,16 +13,15 @@ import duckdb
 import numpy as np
 
 from junk_leads.errors import PromotionRefused
-from junk_leads.reference import lead_schema, model_settings
-from junk_leads.steps.leads.encoding import encode
+from junk_leads.reference import model_settings
 from junk_leads.steps.learning.gating import Rules, Verdict, judge
 from junk_leads.steps.learning.metrics import slices
 from junk_leads.steps.learning.training import labelled_features
 from junk_leads.steps.learning.validation import day
 from junk_leads.steps.pages.plots import plot_junk_budget, plot_side_by_side
 from junk_leads.steps.scoring.scoring import ScoringModel
+from junk_leads.stores.labelled import counts_of, labelled_drops, uncounted
 from junk_leads.stores.registry import PRODUCTION, Registry, Version
-from junk_leads.stores.warehouse import has_table
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,11 @@ def _predicted(
     con: duckdb.DuckDBPyConnection, model: ScoringModel, start: float
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Labels and probabilities of the labelled leads from `start` (seconds) on, and their slices."""
-    if math.isnan(start) or not has_table(con, "interaction_groups"):
+    drops = labelled_drops(con)
+    if math.isnan(start) or not drops:
         return np.zeros(0, dtype=np.int8), np.zeros(0), {}
-    label = lead_schema().label
-    leads = con.sql(
-        f"SELECT * FROM cleaned_leads WHERE {label} IS NOT NULL AND epoch(created_date) >= ?", params=[start]
-    )
-    data = labelled_features(con, encode(con, leads, con.table("interaction_groups"), model.encoder), model.encoder)
+    counts = counts_of(con, drops, uncounted(con))
+    data = labelled_features(con, counts.filter(f"epoch(created_date) >= {start!r}"), model.encoder)
     return data.labels, model.predict(data.kinds)[data.kind], dict(slices(data, model.encoder))
 
 

@@ -11,11 +11,11 @@ import getpass
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from junk_leads.errors import NoChampion, RegistryError
 from junk_leads.home import Home
@@ -33,6 +33,8 @@ STAGES = ("staging", "production", "archived")
 PRODUCTION, STAGING, ARCHIVED = "production", "staging", "archived"
 JUDGED = "judged"  # the run's folder with the model of the temporal split
 _TRANSITION = "transition."
+
+Announce: TypeAlias = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,14 @@ class Version:
 
 
 class Registry:
-    """The registered model of one home."""
+    """The registered model of one home.
 
-    def __init__(self, home: Home) -> None:
+    `announce` is told of each transition into Production or out of it, as the history has it, after it was made.
+    """
+
+    def __init__(self, home: Home, announce: Announce | None = None) -> None:
         self.home = home
+        self._announce = announce
 
     @property
     def client(self) -> "MlflowClient":
@@ -166,7 +172,7 @@ class Registry:
             former = None if to == ARCHIVED else self._alias(to)
             if former is not None:
                 client.set_model_version_tag(MODEL, former, ARCHIVED, "true")
-            with self._noted(version, stage, to, why, by, {**self._of_version(found), **(evidence or {})}):
+            with self._noted(version, stage, to, why, by, {**self._of_version(found), **(evidence or {})}) as event:
                 if to == ARCHIVED:
                     client.set_model_version_tag(MODEL, version, ARCHIVED, "true")
                 else:
@@ -178,6 +184,8 @@ class Registry:
             if former is not None:
                 with self._noted(former, to, ARCHIVED, f"version {version} took its place", by):
                     pass
+        if self._announce is not None and PRODUCTION in (stage, to):
+            self._announce({**event, "encoder_id": found.tags.get("encoder_id", "")})
 
     def rollback(self, *, why: str = "", by: str = "") -> str:
         """Put the version that was in Production before the champion back; returns it. Again: the one before that."""
@@ -216,8 +224,11 @@ class Registry:
         why: str,
         by: str = "",
         evidence: Mapping[str, Any] | None = None,
-    ) -> Iterator[None]:
-        """Note a transition before it is made, so that none is made without; and not when making it fails."""
+    ) -> Iterator[dict[str, Any]]:
+        """Note a transition before it is made, so that none is made without; and not when making it fails.
+
+        Gives the transition as it is noted.
+        """
         event = {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "version": version,
@@ -230,7 +241,7 @@ class Registry:
         key = f"{_TRANSITION}{time.time_ns():020d}"
         self.client.set_registered_model_tag(MODEL, key, json.dumps(event, ensure_ascii=False))
         try:
-            yield
+            yield event
         except Exception:
             self.client.delete_registered_model_tag(MODEL, key)
             raise

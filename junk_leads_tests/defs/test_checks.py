@@ -25,6 +25,7 @@ from junk_leads.defs.expectations import EXAMPLES, Evidence, Expectation, Suite,
 from junk_leads.errors import DropRefused, TrainingRefused
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.cleaning import clean
+from junk_leads.steps.leads.counting import count_leads
 from junk_leads.steps.leads.encoding import Encoder, encode
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.reading import read_leads
@@ -105,6 +106,12 @@ class Inputs:
         usually = None if usual is None else dict.fromkeys(ENCODER.levels, usual)
         return features.encoded_features_checks(self.con, made, ENCODER, leads, others, usually)
 
+    def counted(self, replace: str = "", *, leads: int = 3) -> Results:
+        """The checks of a kind of three leads and no other."""
+        cleaned = clean(self.con, leads_of(self.con, *({"created_date": f"2021-07-0{n}"} for n in (1, 2, 3))), SCHEMA)
+        made = count_leads(self.con, cleaned, group_interactions(self.con, cleaned))
+        return features.lead_counts_checks(self.con, self._dirty(made, replace), leads)
+
     def levels(self, replace: str = "", *, rows: int = 2) -> Results:
         made = self.con.sql(
             f"SELECT 'city_mapped' AS feature, 'c' || range AS level, range::INTEGER AS rank, 9 AS lead_count, "
@@ -160,6 +167,7 @@ CLEAN: dict[str, Callable[[Inputs], Results]] = {
     "raw_leads": lambda i: i.raw(),
     "cleaned_leads": lambda i: i.cleaned(),
     "interaction_groups": lambda i: i.grouped(),
+    "lead_counts": lambda i: i.counted(),
     "significant_levels": lambda i: i.levels(),
     "encoded_features": lambda i: i.encoded(),
     "predictions": lambda i: i.predicted(),
@@ -284,6 +292,14 @@ DIRTY = [
                 *("rows_are_accounted_for", BETWEEN, "rows_unaccounted", "ERROR"),
                 lambda i: i.grouped(keep="lead_number = 1"),
             ),
+        )
+    ),
+    *(
+        Dirty("lead_counts", *row)
+        for row in (
+            ("leads_are_accounted_for", BETWEEN, "leads_unaccounted", "ERROR", lambda i: i.counted(leads=4)),
+            ("counts_are_counts", BETWEEN, "lead_count", "ERROR", lambda i: i.counted("0 AS lead_count")),
+            ("counts_are_counts", IN_SET, "app_complete_flag", "ERROR", lambda i: i.counted("2 AS app_complete_flag")),
         )
     ),
     *(

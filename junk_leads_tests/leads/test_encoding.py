@@ -84,7 +84,7 @@ def test_any_other_content_has_another_id() -> None:
 
 def test_an_encoder_is_what_its_table_says(con: duckdb.DuckDBPyConnection, leads: Make) -> None:
     cleaned = clean(con, leads(*({"created_date": f"2021-07-0{n}"} for n in range(1, 6))), SCHEMA)
-    encoder = Encoder.of_table(learn_significant_levels(con, cleaned, LEVEL_COLUMNS))
+    encoder = Encoder.of_table(learn_significant_levels(con, cleaned.select("*, 1 AS lead_count"), LEVEL_COLUMNS))
     assert encoder.levels == {
         "first_platform_c": ("Level0",),
         "first_utm_medium_c": ("Level1",),
@@ -174,7 +174,8 @@ def test_levels_with_quotes_braces_blanks_and_emoji_work(
     con: duckdb.DuckDBPyConnection, leads: Make, column: str
 ) -> None:
     cleaned = clean(con, leads(*({column: level} for level in ODD)), SCHEMA)
-    encoder = Encoder.of_table(learn_significant_levels(con, cleaned, LEVEL_COLUMNS, reach=1.0))
+    counts = cleaned.select("*, 1 AS lead_count")
+    encoder = Encoder.of_table(learn_significant_levels(con, counts, LEVEL_COLUMNS, reach=1.0))
     encode(con, cleaned, group_interactions(con, cleaned), encoder).create("features")
     assert tuple(con.table("features").columns) == (*IDENTITY, *encoder.features)
     rows = rows_as_dicts(con.table("features"))
@@ -184,7 +185,7 @@ def test_levels_with_quotes_braces_blanks_and_emoji_work(
 
 
 def test_fifty_thousand_levels_give_a_bounded_number_of_features(con: duckdb.DuckDBPyConnection) -> None:
-    leads = con.sql("SELECT 'city ' || range AS city_mapped FROM range(50000)")
+    leads = con.sql("SELECT 'city ' || range AS city_mapped, 1 AS lead_count FROM range(50000)")
     encoder = Encoder.of_table(learn_significant_levels(con, leads, ("city_mapped",)))
     assert len(encoder.blocks["city_mapped"]) == 201
 

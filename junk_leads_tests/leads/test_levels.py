@@ -24,9 +24,14 @@ def learn(con: duckdb.DuckDBPyConnection) -> Learn:
             "SELECT unnest(repeat([level], n::INTEGER)) AS platform FROM (SELECT unnest(?) AS level, unnest(?) AS n)",
             params=[list(counts), list(counts.values())],
         )
-        return learn_significant_levels(con, leads, ("platform",), **options).fetchall()
+        return learn_significant_levels(con, counted(leads), ("platform",), **options).fetchall()
 
     return of
+
+
+def counted(leads: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Leads one by one, as counts of one."""
+    return leads.select("*, 1 AS lead_count")
 
 
 def levels(rows: list[tuple[object, ...]]) -> list[object]:
@@ -67,6 +72,11 @@ def test_levels_of_equal_count_are_taken_by_name(learn: Learn) -> None:
     assert levels(learn({"b": 1, "a": 1, "d": 1, "c": 1}, reach=0.5)) == ["a", "b"]
 
 
+def test_counted_leads_teach_what_the_leads_one_by_one_do(con: duckdb.DuckDBPyConnection, learn: Learn) -> None:
+    found = con.sql("SELECT unnest(['A', 'B', 'A', 'C', NULL]) AS platform, unnest([40, 25, 20, 10, 7]) AS lead_count")
+    assert learn_significant_levels(con, found, ("platform",)).fetchall() == learn({"A": 60, "B": 25, "C": 10, None: 7})
+
+
 def test_one_level_alone_is_significant(learn: Learn) -> None:
     assert learn({"A": 3}) == [("platform", "A", 1, 3, 1.0, 1.0)]
 
@@ -81,7 +91,7 @@ def test_fifty_thousand_levels_are_kept_to_a_bounded_number_in_bounded_time(
 ) -> None:
     leads = con.sql("SELECT 'level ' || (range % 50000) AS platform FROM range(100000)")
     started = time.monotonic()
-    rows = learn_significant_levels(con, leads, ("platform",)).fetchall()
+    rows = learn_significant_levels(con, counted(leads), ("platform",)).fetchall()
     assert time.monotonic() - started < 20
     assert len(rows) == MOST_LEVELS
     assert [row[2] for row in rows] == list(range(1, MOST_LEVELS + 1))
@@ -89,7 +99,7 @@ def test_fifty_thousand_levels_are_kept_to_a_bounded_number_in_bounded_time(
 
 def test_each_column_is_learned_by_itself_and_typed(con: duckdb.DuckDBPyConnection) -> None:
     columns = ", ".join(f"'{column[0:12]}' AS {column}" for column in LEVEL_COLUMNS)
-    table = learn_significant_levels(con, con.sql(f"SELECT {columns} FROM range(3)"), LEVEL_COLUMNS)
+    table = learn_significant_levels(con, counted(con.sql(f"SELECT {columns} FROM range(3)")), LEVEL_COLUMNS)
     assert table.columns == ["feature", "level", "rank", "lead_count", "share", "cumulative_share"]
     assert list(map(str, table.types)) == ["VARCHAR", "VARCHAR", "INTEGER", "BIGINT", "DOUBLE", "DOUBLE"]
     assert [row[:4] for row in table.fetchall()] == [(column, column[0:12], 1, 3) for column in sorted(LEVEL_COLUMNS)]
@@ -110,7 +120,7 @@ def test_the_order_of_leads_does_not_matter_and_the_rule_holds(values: list[str 
     found = []
     for order in (values, shuffled):
         leads = DATABASE.sql("SELECT unnest(?::VARCHAR[]) AS platform", params=[order])
-        found.append(learn_significant_levels(DATABASE, leads, ("platform",)).fetchall())
+        found.append(learn_significant_levels(DATABASE, counted(leads), ("platform",)).fetchall())
     assert found[0] == found[1]
     total = sum(value is not None for value in values)
     for _, _, _, _, share, cumulative in found[0]:

@@ -208,9 +208,7 @@ def test_an_experiment_is_a_table_runs_under_one_parent_and_parameters_to_train_
     # the table
     stored = query(trained_home, "SELECT rank, learner, run_id, labelled_leads FROM experiment_leaderboard ORDER BY 1")
     assert stored == [(row["rank"], row["learner"], row["run_id"], row["labelled_leads"]) for row in rows]
-    assert query(trained_home, "SELECT count(*) FROM encoded_features WHERE app_complete_flag IS NOT NULL") == [
-        (rows[0]["labelled_leads"],)
-    ]
+    assert query(trained_home, "SELECT sum(lead_count) FROM lead_counts") == [(rows[0]["labelled_leads"],)]
 
     # MLflow
     client = MlflowClient(trained_home.mlflow_uri)

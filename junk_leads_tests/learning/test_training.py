@@ -13,7 +13,8 @@ from sklearn.metrics import roc_auc_score
 from junk_leads.errors import TrainingRefused
 from junk_leads.reference import model_settings
 from junk_leads.steps.leads.cleaning import normalise
-from junk_leads.steps.leads.encoding import Encoder, encode
+from junk_leads.steps.leads.counting import count_leads
+from junk_leads.steps.leads.encoding import Encoder
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.kinds import kinds_of_leads
 from junk_leads.steps.learning.training import (
@@ -32,9 +33,9 @@ RECIPE = Recipe({**model_settings()["lightgbm"], "num_leaves": 7}, rounds=10)
 ADAPTING = replace(RECIPE, adapting={"rounds": 20, "window_days": 1, "half_life_days": 0.005})
 
 
-def encoded(con: duckdb.DuckDBPyConnection, raw: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+def counted(con: duckdb.DuckDBPyConnection, raw: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     cleaned = normalise(con, raw, SCHEMA)
-    return encode(con, cleaned, group_interactions(con, cleaned), ENCODER)
+    return count_leads(con, cleaned, group_interactions(con, cleaned))
 
 
 def some_data(rows: int = 400, seed: int = 1, **columns: np.ndarray) -> LabelledFeatures:
@@ -57,7 +58,7 @@ def test_only_labelled_leads_are_learned_from_in_order_of_drop_and_lead_number(
 ) -> None:
     a = leads({"total_leads_droppped": 3}, {"app_complete_flag": None}, {"total_leads_droppped": 4}, drop="a")
     b = leads({"total_leads_droppped": 5, "app_complete_flag": 0, "created_date": "1970-01-02 00:00:01"}, drop="b")
-    data = labelled_features(con, encoded(con, b.union(a)).order("total_leads_droppped DESC"), ENCODER)
+    data = labelled_features(con, counted(con, b.union(a)).order("total_leads_droppped DESC"), ENCODER)
     assert data.names == ENCODER.features
     assert data.column("total_leads_droppped").tolist() == [3, 4, 5]
     assert data.labels.tolist() == [1, 1, 0]
@@ -86,21 +87,6 @@ def test_taking_leads_keeps_their_features_labels_and_order() -> None:
     for name in ENCODER.features:
         assert taken.column(name).tolist() == data.column(name)[[7, 3, 300]].tolist()
     assert (taken.labels.tolist(), taken.created.tolist()) == (data.labels[[7, 3, 300]].tolist(), [7.0, 3.0, 300.0])
-
-
-@pytest.mark.parametrize("other", ["'another'", "NULL"])
-def test_features_of_another_encoder_or_of_none_are_refused(
-    con: duckdb.DuckDBPyConnection, leads: Make, other: str
-) -> None:
-    mixed = encoded(con, leads({}, {})).select(
-        f"* REPLACE (CASE lead_number WHEN 1 THEN encoder_id ELSE {other} END AS encoder_id)"
-    )
-    with pytest.raises(TrainingRefused) as refused:
-        labelled_features(con, mixed, ENCODER)
-    assert str(refused.value) == (
-        f"encoded_features holds features of another encoder than {ENCODER.id}; run the whole training pipeline, which "
-        "encodes with the encoder it has just learned"
-    )
 
 
 # Refusals

@@ -76,8 +76,8 @@ def test_memory_that_was_not_enough_is_one_plain_line(con: duckdb.DuckDBPyConnec
     with pytest.raises(CapacityExceeded) as told, memory_told():
         con.execute("CREATE TEMP TABLE wide AS SELECT range AS a, random() AS b FROM range(10_000_000)")
     assert str(told.value) == (
-        "the memory that DuckDB may use was not enough (JUNK_LEADS_MEMORY_LIMIT is not set); nothing was stored: give it "
-        "more, deliver the leads in several files, or free disk space below the home"
+        "the memory that DuckDB may use was not enough (JUNK_LEADS_MEMORY_LIMIT is not set); nothing was stored: give "
+        "it more, deliver the leads in several files, or free disk space below the home"
     )
 
 

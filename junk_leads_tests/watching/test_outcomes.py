@@ -15,6 +15,7 @@ import pytest
 
 from junk_leads.defs.assets.outcomes import keeps_its_promise
 from junk_leads.defs.io_managers import Warehouse
+from junk_leads.defs.jobs import TRAINING_ASSETS
 from junk_leads.defs.resources import HomeResource
 from junk_leads.defs.schedules import new_labels, retraining
 from junk_leads.home import Home
@@ -22,6 +23,7 @@ from junk_leads.running.launching import platform
 from junk_leads.steps.leads.cleaning import clean
 from junk_leads.steps.watching.outcomes import how_versions_fared, match_outcomes, outcomes_markdown
 from junk_leads.stores.registry import Registry
+from junk_leads.stores.warehouse import connect
 from junk_leads_tests.conftest import SCHEMA, Outcome, Trained, leads_of, rows_as_dicts, run_command
 
 MOMENTS = [f"2021-08-0{day} 10:00:00" for day in range(1, 8)]
@@ -171,6 +173,12 @@ def test_labels_that_belie_the_champion_advise_training_and_roll_back_by_rule(
     assert told.startswith("rolled back to version 2: AUC 0.")
     assert registry.champion_version() == "2"
     assert registry.history()[-2]["who"] == "the rule roll_back_below"
+    with dg.DagsterInstance.from_config(str(trained_home.dagster)) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey("champion"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    metadata = event.asset_materialization.metadata
+    assert (metadata["model_version"].value, metadata["who"].value) == ("2", "the rule roll_back_below")
 
 
 def test_there_is_nothing_to_evaluate_before_anything_was_scored(home: Home) -> None:
@@ -200,6 +208,11 @@ def test_the_schedule_is_off_and_retrains_when_enough_labels_have_come(trained_h
             assert skipped.skip_message == "0 newly labelled leads of 5,000 have come"
             found.registry.client.set_model_version_tag("junk_leads", "1", "drops", "{}")
             (request,) = retraining.evaluate_tick(context).run_requests
+            assert request.asset_selection == [dg.AssetKey(name) for name in TRAINING_ASSETS[1:]]  # all is counted
+            assert "dagster/asset_partition_range_start" not in request.tags
+            with connect(trained_home.warehouse) as con:
+                con.execute("DELETE FROM table_drops WHERE table_name = 'lead_counts'")
+            (request,) = retraining.evaluate_tick(context).run_requests
+        assert request.asset_selection == [dg.AssetKey(name) for name in TRAINING_ASSETS]
         assert request.tags["dagster/asset_partition_range_start"] == "history"
         assert request.tags["dagster/asset_partition_range_end"] == "history"
-        assert request.run_config == {"ops": {"encoded_features": {"config": {"consumer": "TRAINING"}}}}

@@ -200,14 +200,16 @@ def test_every_asset_tells_a_person_what_it_is(trained: Trained) -> None:
     with platform(trained.home) as found:
         specs = {spec.key.to_user_string(): spec for spec in found.definitions.resolve_all_asset_specs()}
     assert {
-        "raw_leads": "data_pipeline",
-        "cleaned_leads": "data_pipeline",
-        "interaction_groups": "data_pipeline",
-        "significant_levels": "training_pipeline",
-        "encoded_features": "training_pipeline",
-        "lightgbm_model": "training_pipeline",
-        "predictions": "inference_pipeline",
-        "prediction_summary": "inference_pipeline",
+        "raw_leads": "1_data_pipeline",
+        "cleaned_leads": "1_data_pipeline",
+        "interaction_groups": "1_data_pipeline",
+        "lead_counts": "2_training_pipeline",
+        "significant_levels": "2_training_pipeline",
+        "lightgbm_model": "2_training_pipeline",
+        "champion": "2_training_pipeline",
+        "encoded_features": "3_inference_pipeline",
+        "predictions": "3_inference_pipeline",
+        "prediction_summary": "3_inference_pipeline",
     }.items() <= {name: spec.group_name for name, spec in specs.items()}.items()
     for name, spec in specs.items():
         assert len(spec.description or "") > 80, name

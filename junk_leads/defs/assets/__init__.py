@@ -15,6 +15,9 @@ from junk_leads.defs.io_managers import POOL
 warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
 
 OWNERS = ["team:lead-quality"]
+# the UI lists groups by name: numbered, they stand in the order in which leads pass through them
+DATA_PIPELINE, TRAINING_PIPELINE, INFERENCE_PIPELINE = "1_data_pipeline", "2_training_pipeline", "3_inference_pipeline"
+EVALUATION, EXPERIMENT = "4_evaluation", "5_experiment"
 DROPS = dg.DynamicPartitionsDefinition(name="drops")
 
 

@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 from pydantic import Field
 
-from junk_leads.defs.assets import declared
+from junk_leads.defs.assets import EXPERIMENT, declared
 from junk_leads.defs.checks import evaluate, plain_failures, publish
 from junk_leads.defs.expectations import load_suite
 from junk_leads.defs.io_managers import Warehouse
@@ -39,7 +39,7 @@ class ExperimentConfig(dg.Config):
     trials: int = Field(default=model_settings()["experiment"]["trials"], ge=1)
 
 
-@dg.asset(**declared("experiment_leaderboard", "experiment", {"lightgbm", "scikitlearn", "mlflow"}, by_drop=False))
+@dg.asset(**declared("experiment_leaderboard", EXPERIMENT, {"lightgbm", "scikitlearn", "mlflow"}, by_drop=False))
 def experiment_leaderboard(
     context: dg.AssetExecutionContext,
     config: ExperimentConfig,
@@ -47,7 +47,7 @@ def experiment_leaderboard(
     home: HomeResource,
     mlflow: dg.ResourceParam[Any],
     significant_levels: duckdb.DuckDBPyRelation,
-    encoded_features: duckdb.DuckDBPyRelation,
+    lead_counts: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
     """Leaderboard: one row for each learner of the last experiment, ranked by AUC on the last leads by time.
 
@@ -64,7 +64,7 @@ def experiment_leaderboard(
     with plain_failures():
         chosen = learners(config.learners)
         encoder = Encoder.of_table(significant_levels)
-        data = labelled_features(warehouse.connection(), encoded_features, encoder)
+        data = labelled_features(warehouse.connection(), lead_counts, encoder)
         warehouse.release()  # others may have the warehouse while learners learn
         least = {name: settings[name] for name in ("minimum_labelled", "minimum_per_class")}
         refuse_unfit(data.labels, **least)

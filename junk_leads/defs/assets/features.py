@@ -1,44 +1,74 @@
-"""From cleaned leads to features: what the encoder learns, and encoding.
+"""From cleaned leads to features: what the encoder learns, and encoding for the champion.
 
-What lives here: the assets significant_levels and encoded_features. What does not: the rule and the
-encoding (`steps/leads/levels.py`, `steps/leads/encoding.py`).
+What lives here: the assets lead_counts, significant_levels and encoded_features. What does not: counting, the rule and
+the encoding (`steps/leads/counting.py`, `steps/leads/levels.py`, `steps/leads/encoding.py`).
 """
 
 from collections.abc import Iterator, Mapping
-from enum import Enum
 from typing import Any
 
 import dagster as dg
 import duckdb
 
-from junk_leads.defs.assets import declared, lineage
+from junk_leads.defs.assets import INFERENCE_PIPELINE, TRAINING_PIPELINE, declared, lineage
+from junk_leads.defs.assets.champion import tell_of_champion
 from junk_leads.defs.checks import evaluate, plain_failures, publish, stage
 from junk_leads.defs.expectations import load_suite
 from junk_leads.defs.io_managers import Warehouse
+from junk_leads.defs.labelled_drops import LABELLED_DROPS
 from junk_leads.defs.resources import HomeResource
 from junk_leads.errors import TrainingRefused
-from junk_leads.reference import INTERACTION_GROUPS, model_settings
+from junk_leads.reference import INTERACTION_GROUPS, lead_schema, model_settings
 from junk_leads.steps.leads import accounting
+from junk_leads.steps.leads.counting import KIND_COLUMNS
 from junk_leads.steps.leads.encoding import IDENTITY, LEVEL_COLUMNS, Encoder, encode
 from junk_leads.steps.leads.levels import learn_significant_levels
+from junk_leads.stores.labelled import counts_of, uncounted
 from junk_leads.stores.warehouse import rows_of
 
 
-class Consumer(Enum):
-    """Whose encoder the features are made with."""
+@dg.asset(
+    **declared(
+        "lead_counts",
+        TRAINING_PIPELINE,
+        {"duckdb"},
+        partitions_def=LABELLED_DROPS,
+        deps=[
+            dg.AssetDep(name, partition_mapping=dg.IdentityPartitionMapping())
+            for name in ("cleaned_leads", "interaction_groups")
+        ],
+    ),
+    backfill_policy=dg.BackfillPolicy.single_run(),  # training takes all its new drops in one run
+)
+def lead_counts(context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> Iterator[Any]:
+    """Labelled leads, counted: one row for each kind, moment of creation and label of a labelled drop.
 
-    CHAMPION = "champion"
-    TRAINING = "training"
+    A kind is what models tell leads apart by: cleaned levels, tier, counts and interaction groups, before any encoder.
+    All that is learned from leads is learned from these counts; a drop that is counted is not read again.
+    """
+    with plain_failures():
+        con, drops = warehouse.connection(), list(context.partition_keys)
+        anew = [drop for drop in uncounted(con) if drop in drops] or drops
+        counts = stage(con, "lead_counts", counts_of(con, drops, anew))
+        labelled = rows_of(con, "cleaned_leads", anew).filter(f"{lead_schema().label} IS NOT NULL")
+        made_from = {name: [("cleaned_leads", name)] for name in (*KIND_COLUMNS, "created_date", lead_schema().label)}
+        made_from |= {name: [("interaction_groups", name)] for name in INTERACTION_GROUPS}
+        metadata = {"drops_counted": len(anew), "dagster/column_lineage": lineage(made_from)}
+        new = counts.filter(duckdb.ColumnExpression("drop").isin(*map(duckdb.ConstantExpression, anew)))
+        yield from publish(counts, lead_counts_checks(con, new, accounting.count(labelled)), metadata)
 
 
-class EncodingConfig(dg.Config):
-    """Who takes the features: the champion (to score), or training (with the levels just learned)."""
+def lead_counts_checks(
+    con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation, leads: int
+) -> list[dg.AssetCheckResult]:
+    """The checks of lead_counts, made of this many labelled cleaned leads."""
+    counted = int(counts.aggregate("coalesce(sum(lead_count), 0)").fetchall()[0][0])
+    account = accounting.one_row(con, leads_unaccounted=abs(leads - counted))
+    return evaluate(load_suite("lead_counts"), {"rows": counts, "account": account})
 
-    consumer: Consumer = Consumer.CHAMPION
 
-
-@dg.asset(**declared("significant_levels", "training_pipeline", {"duckdb"}, by_drop=False))
-def significant_levels(warehouse: dg.ResourceParam[Warehouse], cleaned_leads: duckdb.DuckDBPyRelation) -> Iterator[Any]:
+@dg.asset(**declared("significant_levels", TRAINING_PIPELINE, {"duckdb"}, by_drop=False))
+def significant_levels(warehouse: dg.ResourceParam[Warehouse], lead_counts: duckdb.DuckDBPyRelation) -> Iterator[Any]:
     """Significant levels: one row for each level of platform, medium, source and city that training keeps.
 
     The most frequent levels that together reach 90 % of the labelled leads; the rest become `others`. They are
@@ -46,53 +76,53 @@ def significant_levels(warehouse: dg.ResourceParam[Warehouse], cleaned_leads: du
     """
     with plain_failures():
         con = warehouse.connection()
-        labelled = cleaned_leads.filter("app_complete_flag IS NOT NULL")
-        levels = stage(con, "significant_levels", learn_significant_levels(con, labelled, LEVEL_COLUMNS))
+        levels = stage(con, "significant_levels", learn_significant_levels(con, lead_counts, LEVEL_COLUMNS))
+        missing = uncounted(con)
+        if missing:
+            raise TrainingRefused(
+                f"the leads of {', '.join(missing[:3])} are labelled but not counted; run the whole training pipeline, "
+                "which counts them first"
+            )
         if not accounting.count(levels):
             raise TrainingRefused(
                 "there are no labelled leads to learn from; ingest a CSV that has app_complete_flag (at least "
                 "1,000 leads with 120 of each class)"
             )
         results = evaluate(load_suite("significant_levels"), {"rows": levels, "blocks": _reach(levels)})
-        yield from publish(levels, results, {"encoder_id": Encoder.of_table(levels).id})
+        encoder = Encoder.of_table(levels)
+        yield from publish(levels, results, {"encoder_id": encoder.id}, data_version=encoder.id)
 
 
 def _reach(levels: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     return levels.aggregate("feature, count(*) AS level_count, max(cumulative_share) AS reached", "feature")
 
 
-@dg.asset(
-    **declared("encoded_features", "training_pipeline", {"duckdb"}, deps=[significant_levels]),
-    backfill_policy=dg.BackfillPolicy.single_run(),  # training takes all its drops in one run
-)
+@dg.asset(**declared("encoded_features", INFERENCE_PIPELINE, {"duckdb"}, deps=["champion"]))
 def encoded_features(
     context: dg.AssetExecutionContext,
-    config: EncodingConfig,
     warehouse: dg.ResourceParam[Warehouse],
     home: HomeResource,
     cleaned_leads: duckdb.DuckDBPyRelation,
     interaction_groups: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
-    """Features: one row for each cleaned lead, exactly the columns that the consumer's model takes.
+    """Features: one row for each cleaned lead, exactly the columns that the champion takes.
 
     Minor levels are `others`, categories one-hot as small integers, counts and interaction groups as they
-    are. Made by the consumer's own encoder, whose id every row carries: the champion's to score, or the one
-    just learned to train. A model refuses features of another encoder.
+    are. Made by the champion's own encoder, whose id every row carries: a model refuses features of another one.
     """
     with plain_failures():
         con = warehouse.connection()
-        if config.consumer is Consumer.TRAINING:
-            encoder, usual_others = Encoder.of_table(rows_of(con, "significant_levels")), None
-        else:
-            model = home.registry.champion()
-            encoder, usual_others = model.encoder, model.settings.get("shares_of_others")
+        model = home.registry.champion()
+        tell_of_champion(context.instance, home.registry, model.version)
+        encoder = model.encoder
         encoded = stage(con, "encoded_features", encode(con, cleaned_leads, interaction_groups, encoder))
         leads = accounting.count(cleaned_leads)
         others = accounting.count_others(encoded, encoder)
+        usual_others = model.settings.get("shares_of_others")
         results = encoded_features_checks(con, encoded, encoder, leads, others, usual_others)
         metadata = {
             "encoder_id": encoder.id,
-            "consumer": config.consumer.value,
+            "model_version": model.version,
             "features": len(encoder.features),
             "leads_with_others": others,
             "dagster/column_lineage": _lineage(encoder),

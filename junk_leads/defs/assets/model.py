@@ -13,12 +13,13 @@ import duckdb
 import numpy as np
 from pydantic import Field
 
-from junk_leads.defs.assets import declared
+from junk_leads.defs.assets import TRAINING_PIPELINE, declared
 from junk_leads.defs.checks import plain_failures, publish
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.resources import HomeResource
 from junk_leads.errors import TrainingRefused
 from junk_leads.reference import model_settings
+from junk_leads.steps.boosting import refuse_unknown_parameters
 from junk_leads.steps.leads.encoding import Encoder
 from junk_leads.steps.learning.evaluation import Report, evaluate
 from junk_leads.steps.learning.training import (
@@ -58,7 +59,8 @@ class TrainingConfig(dg.Config):
     lowest_auc: float = model_settings()["lowest_auc"]
 
     def recipe(self) -> Recipe:
-        """How the booster is trained."""
+        """How the booster is trained. Raises TrainingRefused for a parameter that LightGBM does not have."""
+        refuse_unknown_parameters([*self.lightgbm, *self.adapting.get("lightgbm", {})])
         settings = model_settings()
         adapting = {**settings["adapting"], **self.adapting}
         given = {"lightgbm": self.lightgbm, "rounds": self.rounds, "adapting": adapting}
@@ -78,7 +80,7 @@ class TrainingConfig(dg.Config):
 @dg.asset(
     **declared(
         "lightgbm_model",
-        "training_pipeline",
+        TRAINING_PIPELINE,
         {"lightgbm", "mlflow"},
         by_drop=False,
         check_specs=[
@@ -94,7 +96,7 @@ def lightgbm_model(
     home: HomeResource,
     mlflow: dg.ResourceParam[Any],
     significant_levels: duckdb.DuckDBPyRelation,
-    encoded_features: duckdb.DuckDBPyRelation,
+    lead_counts: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
     """The model: LightGBM trained on all accepted labelled drops, registered in MLflow as a new version.
 
@@ -103,9 +105,9 @@ def lightgbm_model(
     """
     with plain_failures():
         con = warehouse.connection()
-        settings = model_settings()
+        settings, recipe = model_settings(), config.recipe()
         encoder = Encoder.of_table(significant_levels)
-        data = labelled_features(con, encoded_features, encoder)
+        data = labelled_features(con, lead_counts, encoder)
         fitness = data_checks(data, encoder, config)
         if not all(result.passed for result in fitness):
             yield from publish(None, fitness)
@@ -113,17 +115,17 @@ def lightgbm_model(
         evaluated = evaluate(
             data,
             encoder,
-            config.recipe(),
+            recipe,
             aim,
             grades=settings["grades"],
             share=settings["holdout_share"],
-            seed=config.recipe().lightgbm["seed"],
+            seed=recipe.lightgbm["seed"],
         )
         metrics = evaluated.report.values()
         results = [*fitness, _floor(metrics, config.lowest_auc)]
         if not results[-1].passed:
             yield from publish(None, results)
-        counted = encoded_features.filter("app_complete_flag IS NOT NULL").aggregate("drop, count(*)")
+        counted = lead_counts.aggregate("drop, sum(lead_count)::BIGINT")
         training = Training(
             evaluated,
             data,
@@ -137,7 +139,7 @@ def lightgbm_model(
                     column: float(data.column(encoder.blocks[column][-1]).mean()) for column in encoder.levels
                 },
             },
-            config.recipe().as_parameters(),
+            recipe.as_parameters(),
             dict(sorted(counted.fetchall())),
         )
         logged = log_training(mlflow, home.registry, training)

@@ -11,7 +11,7 @@ import dagster as dg
 import duckdb
 from pydantic import Field
 
-from junk_leads.defs.assets import declared
+from junk_leads.defs.assets import EVALUATION, declared
 from junk_leads.defs.checks import check_specs, evaluate, plain_failures, publish, stage
 from junk_leads.defs.expectations import load_suite
 from junk_leads.defs.io_managers import Warehouse
@@ -35,7 +35,7 @@ class OutcomesConfig(dg.Config):
 @dg.asset(
     **declared(
         "outcomes",
-        "evaluation",
+        EVALUATION,
         {"duckdb", "mlflow"},
         by_drop=False,
         deps=["predictions", "cleaned_leads"],

@@ -13,7 +13,7 @@ import dagster as dg
 import duckdb
 from pydantic import Field
 
-from junk_leads.defs.assets import declared, lineage
+from junk_leads.defs.assets import INFERENCE_PIPELINE, declared, lineage
 from junk_leads.defs.checks import evaluate, plain_failures, publish
 from junk_leads.defs.expectations import load_suite
 from junk_leads.defs.io_managers import Warehouse
@@ -26,7 +26,7 @@ from junk_leads.steps.scoring.scoring import score_features, write_scored_file
 from junk_leads.stores.capacity import refuse_without_room
 from junk_leads.stores.warehouse import rows_of
 
-GROUP = "inference_pipeline"
+GROUP = INFERENCE_PIPELINE
 
 
 class ScoredFiles(dg.Config):
@@ -35,7 +35,7 @@ class ScoredFiles(dg.Config):
     parquet: bool = Field(default=False, description="The same rows for programs, predictions/<drop>.parquet.")
 
 
-@dg.asset(**declared("predictions", GROUP, {"duckdb", "lightgbm"}))
+@dg.asset(**declared("predictions", GROUP, {"duckdb", "lightgbm"}, deps=["champion"]))
 def predictions(
     context: dg.AssetExecutionContext,
     config: ScoredFiles,

@@ -1,4 +1,4 @@
 """A file becomes features: split, read, cleaned, its interactions grouped, its levels learned, encoded.
 
-In order: splitting, reading, cleaning, interactions, levels, encoding, kinds, accounting, arrow, generating.
+In order: splitting, reading, cleaning, interactions, levels, encoding, counting, kinds, accounting, arrow, generating.
 """

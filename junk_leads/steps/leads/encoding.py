@@ -124,14 +124,40 @@ def encode(
     """Features: one row for each cleaned lead.
 
     Takes cleaned leads and their interaction groups; returns `drop`, `lead_number`, `encoder_id`,
-    `created_date`, `app_complete_flag`, then `encoder.features` in order: counts as INTEGER, one-hot
-    columns as TINYINT 0 or 1, groups as INTEGER. A level never seen in training is `others`.
+    `created_date`, `app_complete_flag`, then `encoder.features` in order.
     """
-    codes = ", ".join(
+    coded = con.sql(f"SELECT * REPLACE ({_codes(encoder)}) FROM leads")  # noqa: F841  named in the SQL below
+    return con.sql(
+        f"SELECT drop, lead_number, '{encoder.id}' AS encoder_id, created_date, app_complete_flag, "
+        f"{_features(encoder)} FROM coded JOIN groups USING (drop, lead_number)"
+    )
+
+
+def encode_counts(
+    con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation, encoder: Encoder
+) -> duckdb.DuckDBPyRelation:
+    """Features of labelled leads that are counted: one row for each row of `lead_counts`.
+
+    Returns `drop`, `first_lead`, `created_date`, `app_complete_flag`, `lead_count`, then `encoder.features` in order.
+    """
+    coded = con.sql(f"SELECT * REPLACE ({_codes(encoder)}) FROM counts")  # noqa: F841  named in the SQL below
+    return con.sql(
+        f"SELECT drop, first_lead, created_date, app_complete_flag, lead_count, {_features(encoder)} FROM coded"
+    )
+
+
+def _codes(encoder: Encoder) -> str:
+    """SQL for each column of levels as the place of its level, from 1; 0 of one that is missing or not known."""
+    return ", ".join(
         f'coalesce(list_position({_list(levels)}, "{column}"), 0)::SMALLINT AS "{column}"'
         for column, levels in encoder.levels.items()
     )
-    coded = con.sql(f"SELECT * REPLACE ({codes}) FROM leads")  # noqa: F841  named in the SQL below
+
+
+def _features(encoder: Encoder) -> str:
+    """SQL for the features of leads whose levels are codes: counts as INTEGER, one-hot columns as TINYINT 0 or 1,
+    groups as INTEGER. A level never seen in training is `others`.
+    """
     columns = [*COUNT_COLUMNS, "is_city_missing"]
     columns += [f"(city_tier = {tier})::TINYINT AS city_tier_{tier}" for tier in TIERS]
     for column, levels in encoder.levels.items():
@@ -139,10 +165,7 @@ def encode(
         for place, feature in zip(places, encoder.blocks[column], strict=True):
             columns.append(f'("{column}" = {place})::TINYINT AS "{feature}"')
     columns += [f"least({group}, {2**31 - 1})::INTEGER AS {group}" for group in INTERACTION_GROUPS]
-    return con.sql(
-        f"SELECT drop, lead_number, '{encoder.id}' AS encoder_id, created_date, app_complete_flag, "
-        f"{', '.join(columns)} FROM coded JOIN groups USING (drop, lead_number)"
-    )
+    return ", ".join(columns)
 
 
 def _list(levels: tuple[str, ...]) -> str:

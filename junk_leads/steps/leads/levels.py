@@ -11,7 +11,7 @@ MOST_LEVELS = 200  # so that a million distinct levels cannot make a million fea
 
 def learn_significant_levels(
     con: duckdb.DuckDBPyConnection,
-    leads: duckdb.DuckDBPyRelation,
+    counts: duckdb.DuckDBPyRelation,
     columns: tuple[str, ...],
     *,
     reach: float = REACH,
@@ -21,13 +21,13 @@ def learn_significant_levels(
 
     A column's levels are taken from the most frequent down (ties by name) while together they make up no
     more than `reach` of its leads that have a level; the first is always taken, at most `most_levels` are. On the
-    240,000 published leads that keeps the published levels. Takes cleaned, labelled leads; returns `feature`,
-    `level`, `rank` (from 1), `lead_count`, `share` and `cumulative_share` (0 to 1).
+    240,000 published leads that keeps the published levels. Takes counted leads (cleaned levels, `lead_count`);
+    returns `feature`, `level`, `rank` (from 1), `lead_count`, `share` and `cumulative_share` (0 to 1).
     """
     parts = [
         f"""
-        SELECT '{column}' AS feature, "{column}" AS level, count(*) AS lead_count
-        FROM leads WHERE "{column}" IS NOT NULL GROUP BY ALL
+        SELECT '{column}' AS feature, "{column}" AS level, sum(lead_count)::BIGINT AS lead_count
+        FROM counts WHERE "{column}" IS NOT NULL GROUP BY ALL
         """
         for column in columns
     ]

@@ -7,18 +7,16 @@ What lives here: the training set, its refusals, and fitting. What does not: mea
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from junk_leads.errors import TrainingRefused
-from junk_leads.steps.leads.encoding import Encoder
+from junk_leads.steps.boosting import Booster, fit
+from junk_leads.steps.leads.encoding import Encoder, encode_counts
 from junk_leads.steps.leads.kinds import distinct_rows, kinds_of_leads
-
-if TYPE_CHECKING:
-    import lightgbm as lgb
 
 LEADS_AT_ONCE = 100_000
 
@@ -55,7 +53,7 @@ class LabelledFeatures:
         """The leads at these row numbers, in their order."""
         return LabelledFeatures(self.names, self.kinds, self.kind[rows], self.labels[rows], self.created[rows])
 
-    def predicted_by(self, booster: "lgb.Booster", **options: Any) -> np.ndarray:
+    def predicted_by(self, booster: Booster, **options: Any) -> np.ndarray:
         """A booster's probabilities, shape (n,); each kind is predicted once."""
         return self.predicted_with(lambda kinds: booster.predict(kinds, **options))
 
@@ -85,41 +83,30 @@ class LabelledFeatures:
 
 
 def labelled_features(
-    con: duckdb.DuckDBPyConnection, encoded: duckdb.DuckDBPyRelation, encoder: Encoder
+    con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation, encoder: Encoder
 ) -> LabelledFeatures:
-    """The labelled leads of `encoded_features`, in order of drop and lead number.
-
-    Raises TrainingRefused when a row is of another encoder.
-    """
-    labelled = encoded.filter("app_complete_flag IS NOT NULL")
-    others = labelled.filter(f"encoder_id IS DISTINCT FROM '{encoder.id}'")
-    if others.limit(1).fetchall():
-        raise TrainingRefused(
-            f"encoded_features holds features of another encoder than {encoder.id}; "
-            f"run the whole training pipeline, which encodes with the encoder it has just learned"
-        )
+    """The leads of `lead_counts`, in order of drop and lead number, with the features of this encoder."""
+    encoded = encode_counts(con, counts, encoder)  # noqa: F841  named in the SQL below
     columns = ", ".join(f'"{feature}"' for feature in encoder.features)
     rows = con.sql(
-        f"SELECT {columns}, app_complete_flag AS label_, epoch(created_date) AS created_ FROM labelled "
-        "ORDER BY drop, lead_number"
+        f"SELECT {columns}, app_complete_flag AS label_, epoch(created_date) AS created_, lead_count AS count_ "
+        "FROM encoded ORDER BY drop, first_lead"
     )
     told: list[pa.Table] = []
 
     def pieces() -> Iterator[pa.Table]:
         for batch in rows.to_arrow_reader(LEADS_AT_ONCE):
             piece = pa.Table.from_batches([batch])
-            told.append(piece.select(["label_", "created_"]))
+            told.append(piece.select(["label_", "created_", "count_"]))
             yield piece
 
     kinds, kind = kinds_of_leads(pieces(), encoder.features)
-    labels, created = ([piece[name].to_numpy() for piece in told] for name in ("label_", "created_"))
-    return LabelledFeatures(
-        encoder.features,
-        kinds,
-        kind,
-        np.concatenate([np.zeros(0), *labels]).astype(np.int8),
-        np.concatenate([np.zeros(0), *created]),
+    labels, created, leads = (
+        np.concatenate([np.zeros(0), *(piece[name].to_numpy() for piece in told)])
+        for name in ("label_", "created_", "count_")
     )
+    each = np.repeat(np.arange(len(kind)), leads.astype(np.int64))
+    return LabelledFeatures(encoder.features, kinds, kind[each], labels.astype(np.int8)[each], created[each])
 
 
 def refuse_unfit(labels: np.ndarray, *, minimum_labelled: int, minimum_per_class: int) -> None:
@@ -175,36 +162,20 @@ class Recipe:
         return {**self.lightgbm, "rounds": self.rounds, "rising": ", ".join(self.rising), **own, **theirs}
 
 
-def train_booster(data: LabelledFeatures, recipe: Recipe) -> "lgb.Booster":
+def train_booster(data: LabelledFeatures, recipe: Recipe) -> Booster:
     """A LightGBM booster trained on all of `data`: `recipe.rounds` trees, then those that adapt it.
 
     The same data and recipe give the same bytes of model. Leads of a kind with the same label are one row of their
     joint weight, which makes the same sums of gradients five times as fast; `min_sum_hessian_in_leaf`, not a count of
     rows, keeps leaves from being too small.
     """
-    import lightgbm as lgb
-
     lightgbm = {**recipe.lightgbm, "monotone_constraints": [int(name in recipe.rising) for name in data.names]}
-    booster = lgb.train(lightgbm, _dataset(data, None, lightgbm), recipe.rounds)
+    booster = fit(*data.weighted_rows(), data.names, lightgbm, recipe.rounds)
     if not recipe.adapting["rounds"]:
         return booster
     age_days = (data.created.max() - data.created) / 86_400
     last = np.flatnonzero(age_days < recipe.adapting["window_days"])
     weights = 0.5 ** (age_days[last] / recipe.adapting["half_life_days"])
     parameters = {**lightgbm, **recipe.adapting.get("lightgbm", {})}
-    dataset = _dataset(data.take(last), weights / weights.mean(), parameters)
-    return lgb.train(parameters, dataset, recipe.adapting["rounds"], init_model=booster)
-
-
-def _dataset(data: LabelledFeatures, weights: np.ndarray | None, parameters: Mapping[str, Any]) -> "lgb.Dataset":
-    import lightgbm as lgb
-
-    rows, labels, joint = data.weighted_rows(weights)
-    return lgb.Dataset(
-        rows,
-        label=labels,
-        weight=joint,
-        feature_name=list(data.names),
-        params=dict(parameters),
-        free_raw_data=False,
-    )
+    rows = data.take(last).weighted_rows(weights / weights.mean())
+    return fit(*rows, data.names, parameters, recipe.adapting["rounds"], after=booster)
