@@ -9,7 +9,8 @@ from typing import Any
 
 import dagster as dg
 
-from junk_leads.defs.assets import champion, experiments, features, leads, model, outcomes, predictions
+from junk_leads.defs.after_runs import failure_sensor, success_sensor
+from junk_leads.defs.assets import champion, experiments, features, history, leads, model, outcomes, predictions
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.jobs import JOBS
 from junk_leads.defs.resources import HomeResource, mlflow_resource
@@ -24,7 +25,7 @@ def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = N
     interval = int(os.environ.get("JUNK_LEADS_SENSOR_SECONDS", "5"))
     return dg.Definitions(
         assets=dg.load_assets_from_modules(
-            [leads, features, model, champion, experiments, predictions, outcomes], include_specs=True
+            [leads, features, model, champion, experiments, predictions, outcomes, history], include_specs=True
         ),
         jobs=JOBS,
         sensors=[
@@ -32,7 +33,10 @@ def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = N
                 interval_seconds=interval,
                 settle_seconds=float(os.environ.get("JUNK_LEADS_SETTLE_SECONDS", "3")),
                 watch_seconds=max(interval - 0.7, 0.0),  # ended when the daemon looks for what is due
-            )
+                stale_minutes=float(os.environ.get("JUNK_LEADS_STALE_MINUTES", "60")),
+            ),
+            failure_sensor,
+            success_sensor,
         ],
         schedules=[retraining],
         resources={

@@ -17,23 +17,35 @@ from junk_leads.defs.jobs import data_pipeline, inference_pipeline
 from junk_leads.defs.recovery import fail_dead_runs
 from junk_leads.defs.resources import HomeResource
 from junk_leads.errors import DropRefused, NoChampion, RegistryError
+from junk_leads.home import Home
 from junk_leads.reference import lead_schema
 from junk_leads.steps.leads.reading import read_header
-from junk_leads.stores.incoming import Decision, IncomingFile, decide, list_incoming, run_key, with_contents
+from junk_leads.stores.incoming import (
+    Decision,
+    IncomingFile,
+    decide,
+    list_incoming,
+    run_key,
+    stale_files,
+    with_contents,
+)
 from junk_leads.stores.ledger import Delivery, Ledger, drop_key
 from junk_leads.stores.registry import Registry
+from junk_leads.stores.telling.alerting import alert
 
 LOOK_SECONDS = 0.25
 TOGETHER_SECONDS = 1.0
 
 
 def make_incoming_sensor(
-    *, interval_seconds: int, settle_seconds: float, watch_seconds: float = 0.0
+    *, interval_seconds: int, settle_seconds: float, watch_seconds: float = 0.0, stale_minutes: float = 60.0
 ) -> dg.SensorDefinition:
     """The sensor, looking every `interval_seconds` and trusting files at rest for `settle_seconds`.
 
     A look goes on for `watch_seconds` while there is nothing to do: Dagster's daemon looks every 5 s at most, which is
     long for who waits for scores.
+
+    A file that still lies there after `stale_minutes` is told of.
     """
 
     @dg.sensor(
@@ -51,7 +63,7 @@ def make_incoming_sensor(
         former: dict[str, list[float]] = json.loads(context.cursor) if context.cursor else {}
         files, decisions = _watch(folder, former, settle_seconds, watch_seconds, ledger, context.instance)
         by_name = {file.name: file for file in files}
-        requests, reasons = [], []
+        requests, reasons, left = [], [], []
         for decision in decisions:
             file, reason = by_name[decision.name], decision.reason
             if decision.action == "run":
@@ -65,7 +77,10 @@ def make_incoming_sensor(
                 reasons.append(f"{_shown(file.name)}: {reason}")
             if decision.action == "done":
                 _done(ledger, folder / file.name, file.content)
+            if decision.action in ("wait", "skip"):
+                left.append((file.name, reason))
             context.log.info(f"{decision.action}: {_shown(file.name)}: {reason}")
+        _tell_of_stale(home.home, left, time.time(), stale_minutes)
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else ("; ".join(reasons) or "nothing in incoming/"),
@@ -97,7 +112,8 @@ def _watch(
         former = {file.name: file.mark for file in files}
         if files != looked_at:
             looked_at = files
-            deliveries = ledger.of_drops(drop_key(file.name) for file in files if file.content)
+            drops = dict.fromkeys(drop_key(file.name) for file in files if file.content)
+            deliveries = [delivery for drop in drops for delivery in ledger.deliveries_of(drop)]
             waiting = [d for d in deliveries if d.status == "waiting"]
             decisions = decide(files, deliveries, _run_states(instance, waiting), now)
             if any(decision.action in ("run", "done") for decision in decisions):
@@ -106,6 +122,15 @@ def _watch(
         if time.monotonic() >= end:
             return files, decisions
         time.sleep(LOOK_SECONDS)
+
+
+def _tell_of_stale(home: Home, left: Sequence[tuple[str, str]], now: float, stale_minutes: float) -> None:
+    """One alert for each file that has been lying in `incoming/` for too long, with why."""
+    reasons = dict(left)
+    for name, came in stale_files(home.incoming, reasons, now, stale_minutes * 60):
+        hours = (now - came) / 3600
+        told = f"{_shown(name)} has been waiting in incoming/ for {hours:.1f} h: {reasons[name]}"
+        alert(home, "stale folder", f"stale:{_shown(name)}:{came}", told)
 
 
 def _request(ledger: Ledger, registry: Registry, path: Path, content: str, decision: Decision) -> dg.RunRequest:

@@ -15,7 +15,7 @@ import re
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -115,6 +115,12 @@ class Ledger:
         with self._open() as db:
             return [self._delivery(row) for row in db.execute("SELECT * FROM deliveries ORDER BY number")]
 
+    def deliveries_of(self, drop: str) -> list[Delivery]:
+        """Every delivery of a drop, oldest first."""
+        with self._open() as db:
+            rows = db.execute("SELECT * FROM deliveries WHERE drop_key = ? ORDER BY number", [drop])
+            return [self._delivery(row) for row in rows]
+
     def newest(self, drop: str) -> Delivery:
         """The newest delivery of a drop; raises DropUnknown when there was none."""
         with self._open() as db:
@@ -132,16 +138,6 @@ class Ledger:
         if row is None:
             raise DropUnknown(f"drop {drop!r} was never delivered with this content; deliver its file again")
         return self._delivery(row)
-
-    def of_drops(self, drops: Iterable[str]) -> list[Delivery]:
-        """Every delivery of these drops, oldest first."""
-        with self._open() as db:
-            rows = [
-                row
-                for drop in dict.fromkeys(drops)
-                for row in db.execute("SELECT * FROM deliveries WHERE drop_key = ?", [drop])
-            ]
-        return sorted(map(self._delivery, rows), key=lambda delivery: delivery.number)
 
     def deliver(self, path: Path, content: str, *, name: str | None = None) -> Delivery:
         """Note a file as the newest delivery of its drop, waiting for a run.
@@ -203,6 +199,24 @@ class Ledger:
         target = self.home.archive / f"{delivery.drop}-{delivery.content[:12]}{_suffix(delivery.file_name)}"
         _move(delivery.path, target)
         self.settle(delivery, "accepted", path=target)
+        for refused in self.deliveries_of(delivery.drop):
+            if refused.status == "refused" and refused.path.parent.parent == self.home.quarantine:
+                self._resolve(refused, delivery)
+
+    def _resolve(self, refused: Delivery, accepted: Delivery) -> None:
+        """Move a refused file with its reason to `quarantine/resolved/`: a mended one was accepted."""
+        folder = refused.path.parent
+        target = self.home.resolved / folder.name
+        told = folder / "reason.json"
+        if told.exists():
+            reason = json.loads(told.read_text(encoding="utf-8"))
+            write_json(told, {**reason, "resolved": {"by": accepted.content, "when": _now()}})
+        self.home.resolved.mkdir(exist_ok=True)
+        if target.exists():  # it was refused again since, for the same content
+            shutil.rmtree(target)
+        if folder.exists():
+            os.replace(folder, target)
+        self.settle(refused, "refused", reason=refused.reason, path=target / refused.path.name)
 
     def refuse(self, delivery: Delivery, refused: DropRefused) -> Path:
         """Move the file of a refused delivery to `quarantine/`, with its `reason.json`."""

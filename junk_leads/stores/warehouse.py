@@ -22,7 +22,7 @@ HOLDINGS = "table_drops"
 # rows of the delivery before it are kept beside, to be put back when it is refused.
 PASSED = {
     "raw_leads": ("raw_leads", "rejected_leads", "delivered_drops"),
-    "cleaned_leads": ("cleaned_leads",),
+    "cleaned_leads": ("cleaned_leads", "known_leads"),
     "interaction_groups": ("interaction_groups",),
 }
 LAST = "interaction_groups"

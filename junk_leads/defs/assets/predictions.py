@@ -13,7 +13,7 @@ import dagster as dg
 import duckdb
 from pydantic import Field
 
-from junk_leads.defs.assets import INFERENCE_PIPELINE, declared, lineage
+from junk_leads.defs.assets import INFERENCE_PIPELINE, declared, freshness, lineage
 from junk_leads.defs.checks import evaluate, plain_failures, publish
 from junk_leads.defs.expectations import load_suite
 from junk_leads.defs.io_managers import Warehouse
@@ -21,7 +21,7 @@ from junk_leads.defs.resources import HomeResource
 from junk_leads.reference import model_settings
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.reading import delivered_rows
-from junk_leads.steps.pages.summary import summarise, summary_markdown, summary_text
+from junk_leads.steps.pages.summary import percentages_line, summarise, summary_markdown, summary_text
 from junk_leads.steps.scoring.scoring import score_features, write_scored_file
 from junk_leads.stores.capacity import refuse_without_room
 from junk_leads.stores.warehouse import rows_of
@@ -35,7 +35,7 @@ class ScoredFiles(dg.Config):
     parquet: bool = Field(default=False, description="The same rows for programs, predictions/<drop>.parquet.")
 
 
-@dg.asset(**declared("predictions", GROUP, {"duckdb", "lightgbm"}, deps=["champion"]))
+@dg.asset(**declared("predictions", GROUP, {"duckdb", "lightgbm"}, deps=["champion"], **freshness()))
 def predictions(
     context: dg.AssetExecutionContext,
     config: ScoredFiles,
@@ -109,6 +109,8 @@ def prediction_summary(
         row = con.sql("SELECT " + ", ".join(f"? AS {name}" for name in figures), params=list(figures.values()))
         _write(home.home.predictions / f"{drop}.summary.txt", summary_text(figures))
         yield from publish(row, results, {"summary": dg.MetadataValue.md(summary_markdown(figures))})
+        with home.home.percentages.open("a", encoding="utf-8") as log:
+            log.write(percentages_line(figures))
 
 
 def prediction_summary_checks(
