@@ -298,13 +298,13 @@ def test_a_person_sees_the_graph_materialises_a_summary_and_reads_its_checks_and
     strangers: list[str] = []
     page.on("request", lambda request: strangers.append(request.url) if is_elsewhere(request.url) else None)
 
-    # the graph, its groups opened from the last to the first, so that those still shut stay where they are
+    # the graph, its groups opened one after the other; loaded anew, the whole of it is fitted into the window
     page.goto("/asset-groups")
     nodes = page.locator("foreignObject")
     for group in reversed(GROUPS):
         nodes.get_by_text(group, exact=True).first.click()
         page.wait_for_url(f"**expanded=**{group}**")
-    page.reload()  # the whole of it, fitted into the window
+        page.reload()
     for asset in (*SCORED, "lead_counts", "significant_levels", "lightgbm_model", "champion"):
         nodes.get_by_text(asset, exact=True).first.wait_for()
 
