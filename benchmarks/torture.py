@@ -110,7 +110,7 @@ def evaluate_leads() -> None:
     from junk_leads.steps.leads.levels import learn_significant_levels
     from junk_leads.steps.learning.evaluation import evaluate
     from junk_leads.steps.learning.training import labelled_features
-    from junk_leads.stores.labelled import counts_of, labelled_drops, uncounted
+    from junk_leads.stores.drops.labelled import counts_of, labelled_drops, uncounted
     from junk_leads.stores.warehouse import connect
 
     config, settings = TrainingConfig(), model_settings()

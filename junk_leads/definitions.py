@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from junk_leads.defs.after_runs import failure_sensor, success_sensor
-from junk_leads.defs.assets import champion, experiments, features, history, leads, model, outcomes, predictions
+from junk_leads.defs.assets import champion, codes, experiments, features, history, leads, model, outcomes, predictions
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.jobs import JOBS
 from junk_leads.defs.resources import HomeResource, mlflow_resource
@@ -25,7 +25,7 @@ def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = N
     interval = int(os.environ.get("JUNK_LEADS_SENSOR_SECONDS", "5"))
     return dg.Definitions(
         assets=dg.load_assets_from_modules(
-            [leads, features, model, champion, experiments, predictions, outcomes, history], include_specs=True
+            [leads, codes, features, model, champion, experiments, predictions, outcomes, history], include_specs=True
         ),
         jobs=JOBS,
         sensors=[

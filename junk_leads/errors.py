@@ -3,6 +3,8 @@
     JunkLeadsError              an expected refusal or failure; the command line prints it, exit code 1
     ├── DropRefused             a delivered file (a drop) cannot be accepted; it goes to quarantine
     ├── DropUnknown             a drop that was never accepted is asked for
+    ├── DropNotTrusted          a drop contradicts what the model was taught; it is kept and not scored
+    ├── CodesRefused            a code map cannot be proposed, read, accepted or taken back
     ├── WarehouseUnavailable    the DuckDB file cannot be opened, or holds what it should not
     ├── CapacityExceeded        memory or disk does not hold what was asked for
     ├── TrainingRefused         the labelled leads do not make a model; the champion stays
@@ -36,6 +38,14 @@ class DropRefused(JunkLeadsError):
 
 class DropUnknown(JunkLeadsError):
     """A drop that was never accepted is asked for."""
+
+
+class DropNotTrusted(JunkLeadsError):
+    """A drop contradicts what the model was taught: it is kept, and not scored until somebody decides."""
+
+
+class CodesRefused(JunkLeadsError):
+    """A code map cannot be proposed, read, accepted or taken back."""
 
 
 class WarehouseUnavailable(JunkLeadsError):

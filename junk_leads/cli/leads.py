@@ -34,24 +34,39 @@ def _ingested(drop: dict[str, Any]) -> str:
 
 
 def score(
-    files: Files,
+    files: Annotated[
+        list[Path], typer.Argument(help="CSV files (also .csv.gz), copied, never moved or changed; or accepted drops.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Also copy the scored CSVs and summaries here.")] = None,
     file_format: Annotated[
         FileFormat, typer.Option("--format", help="parquet: the same rows for programs too, beside the CSV.")
     ] = FileFormat.csv,
+    accept_drift: Annotated[
+        bool, typer.Option("--accept-drift", help="Also a drop that cannot be trusted; give the reason with --why.")
+    ] = False,
+    why: Annotated[str, typer.Option(help="The reason for --accept-drift, kept.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Score CSV files with the model in Production: the inference pipeline."""
+    """Score CSV files, or accepted drops again, with the model in Production: the inference pipeline."""
+    if accept_drift != bool(why.strip()):
+        raise typer.BadParameter("--accept-drift and its reason, --why REASON, go together")
+    accepting = why if accept_drift else None
     with opened_platform() as platform:
         platform.registry.champion_version()
-        parquet = file_format is FileFormat.parquet
-        answer_each(files, lambda file: platform.score(file, out, parquet=parquet), _scored, as_json=as_json)
+        answer_each(
+            files,
+            lambda file: platform.score(file, out, parquet=file_format is FileFormat.parquet, accept_drift=accepting),
+            _scored,
+            as_json=as_json,
+        )
 
 
 def _scored(drop: dict[str, Any]) -> str:
     return (
         f"{drop['drop']}: {drop['rows']:,} leads scored by version {drop['model_version']}, {_shares(drop)}\n"
-        f"  {drop['predictions']}\n  {drop['summary']}" + (f"\n  {drop['parquet']}" if "parquet" in drop else "")
+        f"  {drop['predictions']}\n  {drop['summary']}"
+        + (f"\n  {drop['parquet']}" if "parquet" in drop else "")
+        + "".join(f"\n  WARNING: {line}" for line in drop["warnings"])
     )
 
 

@@ -21,7 +21,7 @@ from junk_leads.defs.jobs import EXPERIMENT_ASSETS, TRAINING_ASSETS
 from junk_leads.defs.labelled_drops import to_train
 from junk_leads.defs.recovery import fail_dead_runs
 from junk_leads.defs.resources import OfHome
-from junk_leads.errors import JunkLeadsError
+from junk_leads.errors import DropUnknown, JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.running.dagster_store import kept_open
 from junk_leads.running.instance import opened_instance
@@ -30,9 +30,12 @@ from junk_leads.steps.leads.generating import write_leads
 from junk_leads.steps.learning.experimenting import learners
 from junk_leads.steps.learning.gating import Verdict
 from junk_leads.steps.pages.profiling import refuse_without_profiler, write_profile
+from junk_leads.steps.watching.codes import Proposal
 from junk_leads.stores import promotion
 from junk_leads.stores.capacity import refuse_without_room
-from junk_leads.stores.labelled import labelled_drops
+from junk_leads.stores.drops.code_maps import CodeMap, write_codes
+from junk_leads.stores.drops.labelled import labelled_drops
+from junk_leads.stores.drops.trusting import propose_codes, warnings_of
 from junk_leads.stores.ledger import Delivery, hand_over
 from junk_leads.stores.mlflow_store import mlflow_quiet
 from junk_leads.stores.registry import PRODUCTION
@@ -114,14 +117,23 @@ class Platform(OfHome):
         """Run the data pipeline on a file; returns the account of its drop. Raises JunkLeadsError."""
         return self.account(self.process(file, "data_pipeline").drop)
 
-    def score(self, file: Path, out: Path | None = None, *, parquet: bool = False) -> dict[str, Any]:
-        """Run the inference pipeline on a file; returns its drop's figures and where its results are.
+    def score(
+        self, file: Path, out: Path | None = None, *, parquet: bool = False, accept_drift: str | None = None
+    ) -> dict[str, Any]:
+        """Run the inference pipeline on a file, or again on an accepted drop that is named instead of one.
 
-        They are copied into the folder `out` as well; `parquet` asks for a Parquet file beside the CSV. Raises
-        JunkLeadsError.
+        Returns the drop's figures and where its results are; they are copied into the folder `out` as well. `parquet`
+        asks for a Parquet file beside the CSV. With a reason in `accept_drift` a drop that cannot be trusted is scored
+        all the same. Raises JunkLeadsError.
         """
-        ops = {"predictions": {"config": {"parquet": True}}} if parquet else None
-        drop = self.process(file, "inference_pipeline", ops).drop
+        ops: dict[str, Any] = {"predictions": {"config": {"parquet": True}}} if parquet else {}
+        if accept_drift:
+            ops["encoded_features"] = {"config": {"accept_drift": True, "why": accept_drift}}
+        drop = self._accepted(file)
+        if drop is None:
+            drop = self.process(file, "inference_pipeline", ops).drop
+        else:
+            self.launch("inference_pipeline", drop=drop, ops=ops)
         figures = self.rows("SELECT * FROM prediction_summary WHERE drop = ?", parameters=[drop])[0]
         names = (f"{drop}.csv", f"{drop}.summary.txt", *([f"{drop}.parquet"] if parquet else []))
         written = [self.home.predictions / name for name in names]
@@ -136,7 +148,56 @@ class Platform(OfHome):
             "predictions": str(written[0]),
             "summary": str(written[1]),
             **({"parquet": str(written[2])} if parquet else {}),
+            "warnings": self.warnings(drop),
         }
+
+    def _accepted(self, file: Path) -> str | None:
+        """The accepted drop that is meant when there is no such file; None when there is, or no such drop."""
+        if file.exists() or file.is_symlink():
+            return None
+        try:
+            newest = self.ledger.newest(str(file))
+        except DropUnknown:
+            return None
+        if newest.status != "accepted":
+            raise JunkLeadsError(
+                f"the newest delivery of drop {newest.drop!r} is {newest.status}, not accepted; name a file to score"
+            )
+        return newest.drop
+
+    def warnings(self, drop: str) -> list[str]:
+        """What warns about a scored drop, the gravest first."""
+        with connect(self.home.warehouse) as con:
+            return warnings_of(con, drop)
+
+    def propose_codes(self, drop: str) -> tuple[Proposal, Path | None]:
+        """The codes of an accepted drop that look renamed, and the CSV to review below `reports/`, if there are any."""
+        self.ledger.newest(drop)
+        with connect(self.home.warehouse) as con:
+            proposal = propose_codes(con, self.registry, drop)
+        path = self.home.reports / f"{drop}.codes.csv"
+        if not proposal.columns:
+            path.unlink(missing_ok=True)
+            return proposal, None
+        write_codes(path, proposal)
+        return proposal, path
+
+    def accept_codes(
+        self, drop: str, *, map_file: Path | None = None, source: str = "", by: str = "", why: str = ""
+    ) -> CodeMap:
+        """Accept a code map for a drop; returns it. Raises JunkLeadsError."""
+        given = str(map_file.absolute()) if map_file else ""
+        config = {"action": "ACCEPT", "drop": drop, "map_file": given, "source": source, "by": by, "why": why}
+        self.launch("accept_codes", ops={"code_maps": {"config": config}})
+        return self.code_maps.all()[-1]
+
+    def undo_codes(self, drop: str, *, by: str = "") -> CodeMap:
+        """Take back the code map that holds for a drop; returns it. Raises JunkLeadsError."""
+        file_name = self.ledger.newest(drop).file_name
+        held = self.code_maps.holding(drop, file_name)
+        self.launch("accept_codes", ops={"code_maps": {"config": {"action": "UNDO", "drop": drop, "by": by}}})
+        assert held is not None
+        return held
 
     def demonstrate(self, rows: int) -> dict[str, Any]:
         """The whole way once on generated leads, `rows` of them labelled; what is there already is not made again."""

@@ -19,7 +19,7 @@ from junk_leads.steps.learning.metrics import slices
 from junk_leads.steps.learning.training import features_side_by_side
 from junk_leads.steps.learning.validation import day
 from junk_leads.steps.pages.plots import plot_junk_budget, plot_side_by_side
-from junk_leads.stores.labelled import counts_of, labelled_drops, uncounted
+from junk_leads.stores.drops.labelled import counts_of, labelled_drops, uncounted
 from junk_leads.stores.registry import PRODUCTION, Registry, Version
 
 DAY = 86_400  # seconds

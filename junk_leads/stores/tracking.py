@@ -24,8 +24,16 @@ from junk_leads.steps.pages.card import model_card
 from junk_leads.steps.pages.leaderboard import as_markdown
 from junk_leads.steps.pages.plots import plot_evaluation, plot_importance, plot_leaderboard, plot_side_by_side
 from junk_leads.steps.pages.report import report_markdown
+from junk_leads.steps.watching.profiles import Profile
 from junk_leads.stores.mlflow_store import mlflow_quiet
-from junk_leads.stores.model_files import BOOSTER_FILE, ENCODER_FILE, HASHES_FILE, SETTINGS_FILE, files_sha256
+from junk_leads.stores.model_files import (
+    BOOSTER_FILE,
+    ENCODER_FILE,
+    HASHES_FILE,
+    PROFILE_FILE,
+    SETTINGS_FILE,
+    files_sha256,
+)
 from junk_leads.stores.registry import JUDGED, Registry
 
 DAY = 86_400  # seconds
@@ -43,6 +51,7 @@ class Training:
     settings: Mapping[str, Any]
     parameters: Mapping[str, Any]
     drops: Mapping[str, int]
+    profile: Profile
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
         _log_plots(mlflow, plots)
         judged_hashes = _write_model(folder / "judged", evaluated.judged, training)
         mlflow.log_artifacts(str(folder / "judged"), JUDGED)
-        hashes = _write_model(folder / "model", evaluated.model, training)
+        hashes = _write_model(folder / "model", evaluated.model, training, training.profile)
         model_uri = _log_model(mlflow, folder / "model")
         mlflow.set_tag("files_sha256", hashes)
         version = registry.register(
@@ -169,9 +178,11 @@ def _log_plots(mlflow: Any, plots: Mapping[str, bytes]) -> None:
         mlflow.log_artifacts(name, "plots")
 
 
-def _write_model(folder: Path, learned: Learned, training: Training) -> str:
-    """Write a model's three files and their hashes, which are returned."""
+def _write_model(folder: Path, learned: Learned, training: Training, profile: Profile | None = None) -> str:
+    """Write a model's files and their hashes, which are returned; the profile is of all leads it learned from."""
     folder.mkdir()
+    if profile is not None:
+        (folder / PROFILE_FILE).write_text(profile.to_json(), encoding="utf-8")
     learned.booster.save_model(folder / BOOSTER_FILE)
     (folder / ENCODER_FILE).write_text(training.encoder.to_json(), encoding="utf-8")
     settings = {**training.settings, **learned.as_settings()}
@@ -194,6 +205,7 @@ def _log_model(mlflow: Any, folder: Path) -> str:
             "booster": str(folder / BOOSTER_FILE),
             "encoder": str(folder / ENCODER_FILE),
             "settings": str(folder / SETTINGS_FILE),
+            "profile": str(folder / PROFILE_FILE),
             "hashes": str(folder / HASHES_FILE),
         },
         code_paths=[str(package)],

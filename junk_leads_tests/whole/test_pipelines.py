@@ -473,6 +473,7 @@ def test_scoring_tells_what_it_did(scored: Scored) -> None:
         "model_version": "1",
         "predictions": str(out / "odd.csv"),
         "summary": str(out / "odd.summary.txt"),
+        "warnings": [],
     }
     for name in ("odd.csv", "odd.summary.txt"):
         assert (scored.home.predictions / name).read_bytes() == (out / name).read_bytes()

@@ -9,21 +9,24 @@ from typing import Any
 
 import dagster as dg
 import duckdb
+from pydantic import Field
 
 from junk_leads.defs.assets import INFERENCE_PIPELINE, TRAINING_PIPELINE, declared, lineage
 from junk_leads.defs.assets.champion import tell_of_champion
-from junk_leads.defs.checks import evaluate, plain_failures, publish, stage
+from junk_leads.defs.checks import check_specs, evaluate, plain_failures, publish, stage
 from junk_leads.defs.expectations import load_suite
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.labelled_drops import LABELLED_DROPS
 from junk_leads.defs.resources import HomeResource
-from junk_leads.errors import TrainingRefused
+from junk_leads.defs.trust import TRUST_SPECS, Accepting, trust_of
+from junk_leads.errors import DropNotTrusted, TrainingRefused
 from junk_leads.reference import INTERACTION_GROUPS, lead_schema, model_settings
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.counting import KIND_COLUMNS
 from junk_leads.steps.leads.encoding import IDENTITY, LEVEL_COLUMNS, Encoder, encode
 from junk_leads.steps.leads.levels import learn_significant_levels
-from junk_leads.stores.labelled import counts_of, uncounted
+from junk_leads.stores.drops.labelled import counts_of, uncounted
+from junk_leads.stores.drops.trusting import beside_training
 from junk_leads.stores.warehouse import rows_of
 
 
@@ -98,9 +101,26 @@ def _reach(levels: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     return levels.aggregate("feature, count(*) AS level_count, max(cumulative_share) AS reached", "feature")
 
 
-@dg.asset(**declared("encoded_features", INFERENCE_PIPELINE, {"duckdb"}, deps=["champion"]))
+class EncodingConfig(dg.Config):
+    """Whether a drop that contradicts what the champion was taught is encoded all the same, and why."""
+
+    accept_drift: bool = Field(default=False, description="Score a drop that cannot be trusted all the same.")
+    why: str = Field(default="", description="Why it is scored all the same; kept.")
+    by: str = ""
+
+
+@dg.asset(
+    **declared(
+        "encoded_features",
+        INFERENCE_PIPELINE,
+        {"duckdb"},
+        deps=["champion"],
+        check_specs=[*check_specs("encoded_features"), *TRUST_SPECS],
+    )
+)
 def encoded_features(
     context: dg.AssetExecutionContext,
+    config: EncodingConfig,
     warehouse: dg.ResourceParam[Warehouse],
     home: HomeResource,
     cleaned_leads: duckdb.DuckDBPyRelation,
@@ -110,6 +130,8 @@ def encoded_features(
 
     Minor levels are `others`, categories one-hot as small integers, counts and interaction groups as they
     are. Made by the champion's own encoder, whose id every row carries: a model refuses features of another one.
+    A drop that contradicts what the champion was taught is refused here, unless somebody takes that upon them; what was
+    found is kept in the table `drop_trust`.
     """
     with plain_failures():
         con = warehouse.connection()
@@ -128,7 +150,16 @@ def encoded_features(
             "leads_with_others": others,
             "dagster/column_lineage": _lineage(encoder),
         }
-        yield from publish(encoded, results, metadata)
+        drop = context.partition_key
+        beside = beside_training(con, home.registry, model.version, encoder, drop, cleaned_leads, interaction_groups)
+        accepting = Accepting(config.why, config.by, context.run_id) if config.accept_drift else None
+        trust = trust_of(con, home, drop, beside, accepting)
+        results += trust.results
+        if trust.refused:
+            yield from results
+            raise DropNotTrusted(trust.refused)
+        outputs = {"encoded_features": encoded, "drop_trust": trust.row}
+        yield from publish(outputs, results, {**metadata, **trust.metadata})
 
 
 def encoded_features_checks(

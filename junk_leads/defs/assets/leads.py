@@ -13,7 +13,17 @@ import dagster as dg
 import duckdb
 
 from junk_leads.defs.assets import DATA_PIPELINE, DROPS, OWNERS, declared, freshness, lineage
-from junk_leads.defs.checks import check_result, evaluate, found_by, plain_failures, publish, refusal, stage, tell
+from junk_leads.defs.checks import (
+    check_result,
+    evaluate,
+    found_by,
+    inert,
+    plain_failures,
+    publish,
+    refusal,
+    stage,
+    tell,
+)
 from junk_leads.defs.expectations import Evidence, Frame, load_suite
 from junk_leads.defs.io_managers import Warehouse, describe
 from junk_leads.defs.labelled_drops import keep_labelled_drops
@@ -26,8 +36,10 @@ from junk_leads.steps.leads.cleaning import clean
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.reading import Reading, read_header, read_leads
 from junk_leads.steps.pages.rejections import rejections_sentence, write_rejected_rows
+from junk_leads.steps.watching.codes import apply_codes
 from junk_leads.steps.watching.overlap import count_known_leads
 from junk_leads.stores.capacity import refuse_without_room
+from junk_leads.stores.drops.code_maps import CodeMap
 from junk_leads.stores.ledger import Delivery, content_of
 from junk_leads.stores.warehouse import has_table, holds, rows_of, store, take_back
 
@@ -266,7 +278,7 @@ def _metadata(delivery: Delivery, reading: Reading) -> dict[str, Any]:
     }
 
 
-@dg.asset(**declared("cleaned_leads", GROUP, {"duckdb"}))
+@dg.asset(**declared("cleaned_leads", GROUP, {"duckdb"}, deps=["code_maps"]))
 def cleaned_leads(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Warehouse],
@@ -276,19 +288,27 @@ def cleaned_leads(
     """Cleaned leads: one row for each lead of a drop that is not an exact duplicate of an earlier one.
 
     Texts are keys (case, blanks and invisible characters do not matter), missing counts are 0, the city has
-    its tier (1 to 3, unlisted cities 3) and `is_city_missing` keeps the fact that none was given.
+    its tier (1 to 3, unlisted cities 3) and `is_city_missing` keeps the fact that none was given. Renamed codes are
+    put back by the code map that holds for the drop, if any.
     """
     drop = context.partition_key
     with plain_failures(), _refusing(home, warehouse, drop):
         con = warehouse.connection()
-        cleaned = stage(con, "cleaned_leads", clean(con, raw_leads, SCHEMA))
+        code_map = home.code_maps.holding(drop, home.ledger.newest(drop).file_name)
+        leads = apply_codes(con, raw_leads, code_map.codes) if code_map else raw_leads
+        cleaned = stage(con, "cleaned_leads", clean(con, leads, SCHEMA))
         duplicates = accounting.count(con.table("duplicate_leads"))
         results = cleaned_leads_checks(con, cleaned, accounting.count(raw_leads), duplicates)
         _judge(home, warehouse, drop, results)
         made_from = {name: [("raw_leads", name)] for name in SCHEMA.names}
         made_from |= {name: [("raw_leads", "city_mapped")] for name in ("city_tier", "is_city_missing")}
         known = _known_leads(con, cleaned, context.partition_key)
-        metadata = {"duplicates": duplicates, **known, "dagster/column_lineage": lineage(made_from)}
+        metadata = {
+            "duplicates": duplicates,
+            **known,
+            "dagster/column_lineage": lineage(made_from),
+            **_told_of(code_map),
+        }
         values = [context.partition_key, *known.values()]
         known_leads = con.sql(
             "SELECT ? AS drop, ?::BIGINT AS known_leads, ?::BIGINT AS known_labelled_leads", params=values
@@ -305,6 +325,14 @@ def _known_leads(con: duckdb.DuckDBPyConnection, cleaned: duckdb.DuckDBPyRelatio
         )
         found = count_known_leads(con, cleaned, others, SCHEMA)
     return {"known_leads": found[0], "known_labelled_leads": found[1]}
+
+
+def _told_of(code_map: CodeMap | None) -> dict[str, Any]:
+    """What the metadata say of an applied code map."""
+    if code_map is None:
+        return {"code_map": "none"}
+    codes = {inert(column): len(pairs) for column, pairs in code_map.codes.items()}
+    return {"code_map": code_map.id, "codes_put_back": codes, "code_map_accepted_by": code_map.who}
 
 
 def cleaned_leads_checks(

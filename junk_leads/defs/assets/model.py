@@ -33,6 +33,7 @@ from junk_leads.steps.learning.tuning import recipe_of
 from junk_leads.steps.learning.validation import Aim
 from junk_leads.steps.pages.plots import as_markdown_image
 from junk_leads.steps.scoring.reasons import conversions
+from junk_leads.steps.watching.profiles import profile_of
 from junk_leads.stores.promotion import compare
 from junk_leads.stores.tracking import Logged, Training, log_training
 
@@ -126,6 +127,7 @@ def lightgbm_model(
         if not results[-1].passed:
             yield from publish(None, results)
         counted = lead_counts.aggregate("drop, sum(lead_count)::BIGINT")
+        drops = dict(sorted(counted.fetchall()))
         training = Training(
             evaluated,
             data,
@@ -141,7 +143,8 @@ def lightgbm_model(
                 },
             },
             recipe.as_parameters(),
-            dict(sorted(counted.fetchall())),
+            drops,
+            profile_of(con, lead_counts),
         )
         logged = log_training(mlflow, home.registry, training)
         row = _row(con, logged.version, logged.run_id, encoder, data.leads, metrics)

@@ -14,7 +14,7 @@ import duckdb
 from pydantic import Field
 
 from junk_leads.defs.assets import INFERENCE_PIPELINE, declared, freshness, lineage
-from junk_leads.defs.checks import evaluate, plain_failures, publish
+from junk_leads.defs.checks import evaluate, inert, plain_failures, publish
 from junk_leads.defs.expectations import load_suite
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.resources import HomeResource
@@ -24,6 +24,7 @@ from junk_leads.steps.leads.reading import delivered_rows
 from junk_leads.steps.pages.summary import percentages_line, summarise, summary_markdown, summary_text
 from junk_leads.steps.scoring.scoring import score_features, write_scored_file
 from junk_leads.stores.capacity import refuse_without_room
+from junk_leads.stores.drops.trusting import warnings_of
 from junk_leads.stores.warehouse import rows_of
 
 GROUP = INFERENCE_PIPELINE
@@ -46,7 +47,8 @@ def predictions(
     """Predictions: one row for each cleaned lead, by the model in Production (the champion).
 
     Probability of completing the application, the predicted flag (1 genuine, 0 junk), score 1 to 99, grade A to
-    D, and the strongest reasons. Also written as `predictions/<drop>.csv` with every delivered column.
+    D, and the strongest reasons. Also written as `predictions/<drop>.csv` with every delivered column, and with a
+    column `warning` when something about the drop warns.
     """
     drop = context.partition_key
     with plain_failures():
@@ -67,8 +69,11 @@ def predictions(
         }
         yield from publish(scored, results, metadata)
         con = warehouse.connection()
-        header, told = tuple(about["header"]), rows_of(con, "predictions", [drop])
-        write_scored_file(con, target, header, delivered_rows(path), told, parquet=config.parquet)
+        told, warnings = rows_of(con, "predictions", [drop]), warnings_of(con, drop)
+        if warnings:
+            warning = duckdb.ConstantExpression("; ".join(warnings)).alias("warning")
+            told = told.select(duckdb.StarExpression(), warning)
+        write_scored_file(con, target, tuple(about["header"]), delivered_rows(path), told, parquet=config.parquet)
         warehouse.release()
 
 
@@ -107,8 +112,10 @@ def prediction_summary(
         model = home.registry.load(figures["model_version"] or home.registry.champion_version())
         results = prediction_summary_checks(con, figures, model.settings["share_of_ones"])
         row = con.sql("SELECT " + ", ".join(f"? AS {name}" for name in figures), params=list(figures.values()))
-        _write(home.home.predictions / f"{drop}.summary.txt", summary_text(figures))
-        yield from publish(row, results, {"summary": dg.MetadataValue.md(summary_markdown(figures))})
+        warnings = warnings_of(con, drop)
+        _write(home.home.predictions / f"{drop}.summary.txt", summary_text(figures, warnings))
+        told = summary_markdown(figures, [inert(warning, 1500) for warning in warnings])
+        yield from publish(row, results, {"summary": dg.MetadataValue.md(told)})
         with home.home.percentages.open("a", encoding="utf-8") as log:
             log.write(percentages_line(figures))
 

@@ -105,6 +105,7 @@ _FACTS = {
     "delivered_drops": f"SELECT drop, content, {_READ} FROM delivered_drops",
     "cleaned_leads": f"SELECT drop, content, row_count AS kept FROM {HOLDINGS} WHERE table_name = 'cleaned_leads'",
     "known_leads": _held("known_leads", "known_leads, known_labelled_leads").format("cleaned_leads"),
+    "drop_trust": _held("drop_trust", "psi, nullif(code_map, '') AS code_map").format("encoded_features"),
     "prediction_summary": _held(
         "prediction_summary", "share_of_ones, grade_a, grade_b, grade_c, grade_d, model_version"
     ).format("prediction_summary"),
