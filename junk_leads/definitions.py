@@ -9,7 +9,8 @@ from typing import Any
 
 import dagster as dg
 
-from junk_leads.defs.assets import champion, experiments, features, leads, model, outcomes, predictions
+from junk_leads.defs.after_runs import failure_sensor, success_sensor
+from junk_leads.defs.assets import champion, experiments, features, history, leads, model, outcomes, predictions
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.jobs import JOBS
 from junk_leads.defs.resources import HomeResource, mlflow_resource
@@ -23,14 +24,17 @@ def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = N
     home = home or Home.from_environment()
     return dg.Definitions(
         assets=dg.load_assets_from_modules(
-            [leads, features, model, champion, experiments, predictions, outcomes], include_specs=True
+            [leads, features, model, champion, experiments, predictions, outcomes, history], include_specs=True
         ),
         jobs=JOBS,
         sensors=[
             make_incoming_sensor(
                 interval_seconds=int(os.environ.get("JUNK_LEADS_SENSOR_SECONDS", "10")),
                 settle_seconds=float(os.environ.get("JUNK_LEADS_SETTLE_SECONDS", "5")),
-            )
+                stale_minutes=float(os.environ.get("JUNK_LEADS_STALE_MINUTES", "60")),
+            ),
+            failure_sensor,
+            success_sensor,
         ],
         schedules=[retraining],
         resources={

@@ -40,6 +40,11 @@ class Home:
         return self.root / "quarantine"
 
     @property
+    def resolved(self) -> Path:
+        """Refused files whose mended one has been accepted since."""
+        return self.quarantine / "resolved"
+
+    @property
     def archive(self) -> Path:
         """Accepted files, as delivered."""
         return self.root / "archive"
@@ -53,6 +58,16 @@ class Home:
     def running_lock(self) -> Path:
         """The file that every run holds a lock of while its process lives."""
         return self.root / "running.lock"
+
+    @property
+    def percentages(self) -> Path:
+        """The percentages of 1s and 0s of every drop, a line each time it is scored; only ever added to."""
+        return self.predictions / "percentages.log"
+
+    @property
+    def alerts(self) -> Path:
+        """What somebody was told of, a line each."""
+        return self.root / "alerts.log"
 
     @property
     def reports(self) -> Path:

@@ -10,6 +10,7 @@ A suite file is a list of expectations. Each has Great Expectations' own `type` 
   columns   instead of kwargs.column: names, or `role:<role>,...`, one expectation for each
             (a name or value like `consumer:blocks` stands for a fact that is only known at run time)
   severity  ERROR (the default) or WARN;  blocking  a failure stops the asset from being stored
+  told      what to say of a value that is not as expected: {n}, {percent}, {most}, {most_percent}
 """
 
 import json
@@ -45,6 +46,7 @@ class Expectation:
     on: str = "rows"
     severity: str = "ERROR"
     blocking: bool = False
+    told: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Evidence:
 
     `observed` is the observed value of a table expectation, and what there is of a column: its range where
     a range is expected, else the number of values. `unexpected_count`, `unexpected_share` (0 to 1, of the
-    values looked at) and up to 20 different `examples` are those of a column expectation.
+    values looked at, `looked_at`) and up to 20 different `examples` are those of a column expectation; `value` is the
+    one number of an account of one row.
     """
 
     expectation: Expectation
@@ -63,6 +66,8 @@ class Evidence:
     unexpected_count: int = 0
     unexpected_share: float = 0.0
     examples: tuple[Any, ...] = ()
+    looked_at: int = 0
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -145,12 +150,14 @@ def _of_column(expectations: list[Expectation], frame: Frame, column: str) -> It
         unexpected = int(rows[result.get("unexpected_index_list") or []].sum())
         share = unexpected / max(looked_at, 1)
         observed = f"{looked_at:,} values"
+        value = None
         if e.type.endswith("_be_between") and looked_at:
             ends = (float(values[column].min()), float(values[column].max()))
             observed = " to ".join(f"{end:,.10g}" for end in dict.fromkeys(ends))
+            value = ends[0] if len(rows) == 1 and looked_at == 1 else None
         passed = 1.0 - share >= float(e.kwargs.get("mostly", 1.0))
         examples = tuple(result.get("partial_unexpected_list", ()))
-        yield Evidence(e, passed, observed, int(rows.sum()), unexpected, share, examples)
+        yield Evidence(e, passed, observed, int(rows.sum()), unexpected, share, examples, looked_at, value)
 
 
 def _distinct_values(

@@ -88,20 +88,22 @@ class Warehouse(dg.ConfigurableIOManager):
         self.release()
 
 
-def describe(relation: duckdb.DuckDBPyRelation, row_count: int) -> dict[str, dg.MetadataValue]:
+def describe(
+    relation: duckdb.DuckDBPyRelation, row_count: int, shown: int = PREVIEW_ROWS
+) -> dict[str, dg.MetadataValue]:
     """Row count, column schema and a preview, as Dagster shows them."""
     columns = [dg.TableColumn(name, str(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)]
     return {
         "dagster/row_count": dg.MetadataValue.int(row_count),
         "dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(columns=columns)),
-        "preview": dg.MetadataValue.md(preview(relation)),
+        "preview": dg.MetadataValue.md(preview(relation, shown)),
     }
 
 
-def preview(relation: duckdb.DuckDBPyRelation) -> str:
+def preview(relation: duckdb.DuckDBPyRelation, row_count: int = PREVIEW_ROWS) -> str:
     """The first rows as a Markdown table, every value inert."""
     shown = relation.columns[:PREVIEW_COLUMNS]
-    rows = relation.limit(PREVIEW_ROWS).fetchall()
+    rows = relation.limit(row_count).fetchall()
     lines = ["| " + " | ".join(map(inert, shown)) + " |", "|" + "---|" * len(shown)]
     for row in rows:
         cells = ("" if value is None else inert(str(value), 80) for value in row[: len(shown)])

@@ -15,6 +15,8 @@ from typing import Any
 
 import dagster as dg
 
+from junk_leads.defs.after_runs import after_run
+from junk_leads.defs.checks import found_by
 from junk_leads.defs.jobs import EXPERIMENT_ASSETS, TRAINING_ASSETS
 from junk_leads.defs.labelled_drops import to_train
 from junk_leads.defs.recovery import fail_dead_runs
@@ -69,12 +71,19 @@ class Platform(OfHome):
                 run_config=config,
                 raise_on_error=False,
             )
+        self._after(result.run_id)
         if not result.success:
             raise JunkLeadsError(failure_line(result.all_events, result.run_id))
         for check in result.get_asset_check_evaluations():
             if not check.passed:
                 where = f"{check.asset_key.to_user_string()}, {check.check_name}"
-                self.progress(f"a check warns ({where}); expected: {check.description}")
+                self.progress(f"a check warns ({where}): {found_by(check)}; expected: {_expected(check)}")
+
+    def _after(self, run_id: str) -> None:
+        try:
+            after_run(self.home, self.instance, run_id)
+        except JunkLeadsError as error:  # the run is done: what follows it follows the next one
+            self.progress(f"the history was not renewed ({error})")
 
     def process(self, file: Path, job: str) -> Delivery:
         """Hand a file over and run a job on its drop; returns its delivery. Raises JunkLeadsError."""
@@ -84,6 +93,13 @@ class Platform(OfHome):
             self.launch(job, drop=delivery.drop)
         except JunkLeadsError as error:
             raise JunkLeadsError(f"{file.name}: {error}{self._quarantined(delivery.drop)}") from error
+        for known in self.rows(
+            "SELECT * FROM known_leads WHERE drop = ? AND known_leads > 0", "known_leads", [delivery.drop]
+        ):
+            self.progress(
+                f"{known['known_leads']:,} of the leads of {delivery.drop} were delivered in other drops too, "
+                f"{known['known_labelled_leads']:,} of them labelled; all are kept"
+            )
         return self.ledger.newest(delivery.drop)
 
     def _quarantined(self, drop: str) -> str:
@@ -265,7 +281,13 @@ def platform(home: Home, progress: Progress = lambda line: None) -> Iterator[Pla
     with opened_instance(home) as instance:
         for run_id in fail_dead_runs(instance, home):
             progress(f"run {run_id} had ended with its process and is marked as failed")
+            after_run(home, instance, run_id)
         yield Platform(home, build_defs(home), instance, progress)
+
+
+def _expected(check: dg.AssetCheckEvaluation) -> str:
+    expected = check.metadata.get("expected")
+    return str(expected.value) if expected else "it to pass"
 
 
 def failure_line(events: Iterable[dg.DagsterEvent], run_id: str) -> str:

@@ -115,6 +115,12 @@ class Ledger:
         with self._open() as db:
             return [self._delivery(row) for row in db.execute("SELECT * FROM deliveries ORDER BY number")]
 
+    def deliveries_of(self, drop: str) -> list[Delivery]:
+        """Every delivery of a drop, oldest first."""
+        with self._open() as db:
+            rows = db.execute("SELECT * FROM deliveries WHERE drop_key = ? ORDER BY number", [drop])
+            return [_delivery(row) for row in rows]
+
     def newest(self, drop: str) -> Delivery:
         """The newest delivery of a drop; raises DropUnknown when there was none."""
         with self._open() as db:
@@ -185,6 +191,24 @@ class Ledger:
         target = self.home.archive / f"{delivery.drop}-{delivery.content[:12]}{_suffix(delivery.file_name)}"
         _move(delivery.path, target)
         self.settle(delivery, "accepted", path=target)
+        for refused in self.deliveries_of(delivery.drop):
+            if refused.status == "refused" and refused.path.parent.parent == self.home.quarantine:
+                self._resolve(refused, delivery)
+
+    def _resolve(self, refused: Delivery, accepted: Delivery) -> None:
+        """Move a refused file with its reason to `quarantine/resolved/`: a mended one was accepted."""
+        folder = refused.path.parent
+        target = self.home.resolved / folder.name
+        told = folder / "reason.json"
+        if told.exists():
+            reason = json.loads(told.read_text(encoding="utf-8"))
+            write_json(told, {**reason, "resolved": {"by": accepted.content, "when": _now()}})
+        self.home.resolved.mkdir(exist_ok=True)
+        if target.exists():  # it was refused again since, for the same content
+            shutil.rmtree(target)
+        if folder.exists():
+            os.replace(folder, target)
+        self.settle(refused, "refused", reason=refused.reason, path=target / refused.path.name)
 
     def refuse(self, delivery: Delivery, refused: DropRefused) -> Path:
         """Move the file of a refused delivery to `quarantine/`, with its `reason.json`."""

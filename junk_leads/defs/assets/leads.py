@@ -6,33 +6,37 @@ What does not: the steps themselves (`steps/`) and the expectations (`reference/
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import duckdb
 
-from junk_leads.defs.assets import DATA_PIPELINE, declared, lineage
-from junk_leads.defs.checks import check_result, evaluate, plain_failures, publish, refusal, stage
+from junk_leads.defs.assets import DATA_PIPELINE, DROPS, OWNERS, declared, freshness, lineage
+from junk_leads.defs.checks import check_result, evaluate, found_by, plain_failures, publish, refusal, stage, tell
 from junk_leads.defs.expectations import Evidence, Frame, load_suite
-from junk_leads.defs.io_managers import Warehouse
+from junk_leads.defs.io_managers import Warehouse, describe
 from junk_leads.defs.labelled_drops import keep_labelled_drops
 from junk_leads.defs.resources import HomeResource
-from junk_leads.errors import DropRefused
+from junk_leads.errors import DropRefused, DropUnknown
 from junk_leads.reference import interaction_groups as groups_of_interactions
 from junk_leads.reference import lead_schema
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.cleaning import clean
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.reading import Reading, read_header, read_leads
+from junk_leads.steps.pages.rejections import rejections_sentence, write_rejected_rows
+from junk_leads.steps.watching.overlap import count_known_leads
 from junk_leads.stores.ledger import Delivery, content_of
-from junk_leads.stores.warehouse import holds, take_back
+from junk_leads.stores.warehouse import has_table, holds, rows_of, store, take_back
 
 SCHEMA = lead_schema()
 GROUP = DATA_PIPELINE
+REJECTED_SHOWN = 50  # rows in the catalogue; all are in the table
 _MEND = "mend the file and deliver it again"
 
 
-@dg.asset(**declared("raw_leads", GROUP, {"duckdb", "csv"}))
+@dg.asset(**declared("raw_leads", GROUP, {"duckdb", "csv"}, **freshness()))
 def raw_leads(
     context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse], home: HomeResource
 ) -> Iterator[Any]:
@@ -44,29 +48,96 @@ def raw_leads(
     """
     drop = context.partition_key
     with plain_failures():
-        delivery = home.ledger.newest(drop)
+        try:
+            delivery = home.ledger.newest(drop)
+        except DropUnknown:
+            context.instance.delete_dynamic_partition("drops", drop)  # made up in the UI: it does not stay
+            raise
         try:
             reading, results = _read(warehouse.connection(), delivery)
         except DropRefused as refused:
             _refuse(home, warehouse, delivery, refused)
-            yield _refused_result(delivery, refused)
+            yield from tell([_refused_result(delivery, refused)])
             raise
-        reason = refusal(results)
-        if reason is not None:
-            _refuse(home, warehouse, delivery, DropRefused(reason, where="rows", do=_mend(reading)))
         drop_value = duckdb.ConstantExpression(drop).alias("drop")
+        rejected = reading.rejected.select(drop_value, duckdb.StarExpression())
+        if refusal(results) is not None:
+            _refuse(home, warehouse, delivery, _refusal_of_rows(results), reading)
         outputs = {
             "raw_leads": reading.leads.select(drop_value, duckdb.StarExpression()),
-            "rejected_leads": reading.rejected.select(drop_value, duckdb.StarExpression()),
+            "rejected_leads": rejected,
             "delivered_drops": _delivered(warehouse.connection(), delivery, reading),
         }
         yield from publish(outputs, results, {"content": delivery.content, **_metadata(delivery, reading)})
+        yield _rejections(drop, _rows_of_drop(warehouse.connection(), "rejected_leads", drop))
+        warehouse.release()
 
 
-def _refuse(home: HomeResource, warehouse: Warehouse, delivery: Delivery, refused: DropRefused) -> None:
-    """Refuse a delivery: the drop's former one is back in the tables before the file goes to `quarantine/`."""
-    take_back(warehouse.connection(), delivery.drop)
-    home.ledger.refuse(delivery, refused)
+rejected_leads = dg.AssetSpec(
+    "rejected_leads",
+    deps=["raw_leads"],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"duckdb", "csv"},
+    partitions_def=DROPS,
+    description=(
+        "Rejected rows: one row for each row of a drop that could not be read as a lead, with `drop`, `lead_number`, "
+        "`line` (the header is on line 1), `column_name` (null: the whole row), `reason` and `raw`, the row's text. "
+        "Made beside raw_leads. Rows of a drop that was refused stand in the table `refused_rows`, and as "
+        "`rejected_rows.csv` beside the `reason.json` in quarantine/, until a mended file is accepted."
+    ),
+)
+
+
+def _rejections(drop: str, rejected: duckdb.DuckDBPyRelation, refused: Path | None = None) -> dg.AssetMaterialization:
+    """The rejected rows of a drop, as the catalogue shows them; `refused` is their CSV when the drop was refused."""
+    table = "rejected_leads" if refused is None else "refused_rows"
+    where = {"table": table, "state": "accepted" if refused is None else "refused"}
+    file = {} if refused is None else {"file": dg.MetadataValue.path(str(refused))}
+    rows = accounting.count(rejected)
+    return dg.AssetMaterialization(
+        "rejected_leads", partition=drop, metadata={**where, **file, **describe(rejected, rows, REJECTED_SHOWN)}
+    )
+
+
+def _rows_of_drop(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> duckdb.DuckDBPyRelation:
+    rows = con.table(table)
+    return rows.filter(duckdb.ColumnExpression("drop") == duckdb.ConstantExpression(drop))
+
+
+def _refusal_of_rows(results: list[dg.AssetCheckResult]) -> DropRefused:
+    """What `reason.json` tells of a drop that checks refused: what each found, and what it expected."""
+    refusing = [result for result in results if result.metadata["refuses"].value]
+    return DropRefused(
+        "; ".join(f"{result.check_name}: {found_by(result)}" for result in refusing),
+        where="rows",
+        expected=" ".join(str(result.metadata["expected"].value) for result in refusing).rstrip("."),
+        do=f"{_MEND}; every rejected row is in rejected_rows.csv beside this reason",
+    )
+
+
+def _refuse(
+    home: HomeResource, warehouse: Warehouse, delivery: Delivery, refused: DropRefused, reading: Reading | None = None
+) -> None:
+    """Refuse a delivery: the drop's former one is back in the tables before the file goes to `quarantine/`.
+
+    Its rejected rows are kept, apart from those of accepted drops: of `reading`, or of raw_leads where that had passed.
+    """
+    con, drop = warehouse.connection(), delivery.drop
+    outputs = {}
+    if reading is not None:
+        rejected = reading.rejected.select(duckdb.ConstantExpression(drop).alias("drop"), duckdb.StarExpression())
+        outputs = {"refused_rows": rejected, "refused_drops": _delivered(con, delivery, reading)}
+    elif holds(con, "raw_leads").get(drop) == delivery.content:
+        tables = {"refused_rows": "rejected_leads", "refused_drops": "delivered_drops"}
+        outputs = {name: stage(con, name, _rows_of_drop(con, table, drop)) for name, table in tables.items()}
+    take_back(con, drop)
+    folder = home.ledger.refuse(delivery, refused)
+    if outputs:
+        write_rejected_rows(outputs["refused_rows"], folder / "rejected_rows.csv")
+        store(con, outputs, [drop], delivery.content)
+        kept = _rows_of_drop(con, "refused_rows", drop)
+        dg.AssetExecutionContext.get().log_event(_rejections(drop, kept, folder / "rejected_rows.csv"))
 
 
 def _refuse_changed(delivery: Delivery) -> None:
@@ -107,9 +178,9 @@ def _refusing(home: HomeResource, warehouse: Warehouse, drop: str) -> Iterator[N
 
 def _judge(home: HomeResource, warehouse: Warehouse, drop: str, results: list[dg.AssetCheckResult]) -> None:
     """Refuse the delivery of a drop whose rows failed a blocking check after raw_leads."""
-    reason, delivery = refusal(results), _on_its_way(home, warehouse, drop)
-    if reason is not None and delivery is not None:
-        _refuse(home, warehouse, delivery, DropRefused(reason, where="rows", do=_MEND))
+    delivery = _on_its_way(home, warehouse, drop) if refusal(results) is not None else None
+    if delivery is not None:
+        _refuse(home, warehouse, delivery, _refusal_of_rows(results))
 
 
 def _read(con: duckdb.DuckDBPyConnection, delivery: Delivery) -> tuple[Reading, list[dg.AssetCheckResult]]:
@@ -131,7 +202,8 @@ def raw_leads_checks(con: duckdb.DuckDBPyConnection, reading: Reading) -> list[d
         "rows": accounting.narrow_rows(con, reading.leads, SCHEMA),
         "interactions": accounting.counted_interactions(con, reading.leads, SCHEMA),
     }
-    return evaluate(load_suite("raw_leads"), frames)
+    found = {"has_few_rejected_rows": rejections_sentence(reading.rejected, reading.rows_read)}
+    return evaluate(load_suite("raw_leads"), frames, found)
 
 
 def _named(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -149,17 +221,18 @@ def _refused_result(delivery: Delivery, refused: DropRefused) -> dg.AssetCheckRe
     if results[0].passed:  # the columns are there: something else is wrong with the file
         expectation = suite.of_check("has_every_required_column")[0]
         results = [check_result(suite, expectation.check, [Evidence(expectation, False, str(refused))])]
+    # the refusal itself is what was found, whichever expectation tells it
+    expected = refused.expected or suite.descriptions[str(results[0].check_name)]
+    results[0] = results[0]._replace(
+        description=f"{refused.what}. Expected: {expected}",
+        metadata={
+            **results[0].metadata,
+            "found": dg.MetadataValue.text(refused.what),
+            "expected": dg.MetadataValue.text(expected),
+        },
+    )
     told = {f"refused_{key}": dg.MetadataValue.text(value) for key, value in refused.as_dict().items() if value}
     return results[0]._replace(metadata={**results[0].metadata, **told})
-
-
-def _mend(reading: Reading) -> str:
-    """What to do about rejected rows, naming where they are but not what they hold."""
-    told = reading.rejected.aggregate("column_name, reason, count(*) AS n, min(line) AS line").order("n DESC").limit(3)
-    rows = [
-        f"{n} rows: {column or 'row'} {reason} (first in line {line})" for column, reason, n, line in told.fetchall()
-    ]
-    return f"{_MEND}: {'; '.join(rows)}" if rows else _MEND
 
 
 def _delivered(con: duckdb.DuckDBPyConnection, delivery: Delivery, reading: Reading) -> duckdb.DuckDBPyRelation:
@@ -210,8 +283,24 @@ def cleaned_leads(
         _judge(home, warehouse, drop, results)
         made_from = {name: [("raw_leads", name)] for name in SCHEMA.names}
         made_from |= {name: [("raw_leads", "city_mapped")] for name in ("city_tier", "is_city_missing")}
-        metadata = {"duplicates": duplicates, "dagster/column_lineage": lineage(made_from)}
-        yield from publish(cleaned, results, metadata)
+        known = _known_leads(con, cleaned, context.partition_key)
+        metadata = {"duplicates": duplicates, **known, "dagster/column_lineage": lineage(made_from)}
+        values = [context.partition_key, *known.values()]
+        known_leads = con.sql(
+            "SELECT ? AS drop, ?::BIGINT AS known_leads, ?::BIGINT AS known_labelled_leads", params=values
+        )
+        yield from publish({"cleaned_leads": cleaned, "known_leads": known_leads}, results, metadata)
+
+
+def _known_leads(con: duckdb.DuckDBPyConnection, cleaned: duckdb.DuckDBPyRelation, drop: str) -> dict[str, int]:
+    """How many of a drop's leads were delivered in other drops before, and in labelled ones; they are kept."""
+    found = (0, 0)
+    if has_table(con, "cleaned_leads"):
+        others = rows_of(con, "cleaned_leads").filter(
+            duckdb.ColumnExpression("drop") != duckdb.ConstantExpression(drop)
+        )
+        found = count_known_leads(con, cleaned, others, SCHEMA)
+    return {"known_leads": found[0], "known_labelled_leads": found[1]}
 
 
 def cleaned_leads_checks(
@@ -258,6 +347,9 @@ def interaction_groups(
         yield from publish(groups, results, {"dagster/column_lineage": lineage(made_from)})
         if delivery is not None:
             home.ledger.accept(delivery)
+            con = warehouse.connection()
+            if has_table(con, "refused_rows"):  # what was refused of this drop before is mended
+                store(con, {"refused_rows": con.table("refused_rows").limit(0)}, [drop], delivery.content)
         keep_labelled_drops(context.instance, warehouse.connection())  # stored, the drop is accepted or refused
         warehouse.release()
 
