@@ -119,7 +119,7 @@ class Ledger:
         """Every delivery of a drop, oldest first."""
         with self._open() as db:
             rows = db.execute("SELECT * FROM deliveries WHERE drop_key = ? ORDER BY number", [drop])
-            return [_delivery(row) for row in rows]
+            return [self._delivery(row) for row in rows]
 
     def newest(self, drop: str) -> Delivery:
         """The newest delivery of a drop; raises DropUnknown when there was none."""
