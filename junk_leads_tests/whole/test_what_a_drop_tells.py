@@ -7,7 +7,11 @@ and after it one that passes. Tests that deliver more do so under drops of their
 import asyncio
 import csv
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,11 @@ import pytest
 from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.loader import LoadingContextForTest
 
+from junk_leads.defs.after_runs import after_run, failure_sensor
+from junk_leads.defs.assets import freshness
 from junk_leads.defs.recovery import SKIPPED_RUN
-from junk_leads.errors import DropUnknown, JunkLeadsError
+from junk_leads.defs.resources import HomeResource
+from junk_leads.errors import DropUnknown, JunkLeadsError, WarehouseUnavailable
 from junk_leads.home import Home
 from junk_leads.running.launching import Platform, platform
 from junk_leads.running.telling import told_checks, told_history
@@ -374,3 +381,73 @@ def test_checks_of_a_drop_that_there_is_not_are_one_plain_line(ready: Platform) 
 def test_nothing_delivered_is_said(home: Home) -> None:
     assert run_command("drops", home=home).out == "nothing was delivered yet\n"
     assert run_command("checks", home=home).out == "nothing was delivered yet\n"
+
+
+# After a run, by whoever ran it
+
+
+def last_failed(ready: Platform, drop: str) -> dg.DagsterRun:
+    filters = dg.RunsFilter(tags={"dagster/partition": drop}, statuses=[dg.DagsterRunStatus.FAILURE])
+    return ready.instance.get_runs(filters, limit=1)[0]
+
+
+def test_what_follows_a_run_is_done_once_by_the_command_and_the_sensor_together(ready: Platform) -> None:
+    run, before = last_failed(ready, "rotten"), ready.home.alerts.read_text()
+    event = ready.instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE).records[0]
+    context = dg.build_run_status_sensor_context(
+        sensor_name="failure_sensor",
+        dagster_instance=ready.instance,
+        dagster_run=run,
+        dagster_event=event.event_log_entry.get_dagster_event(),
+        resources={"home": HomeResource(root=str(ready.home.root))},
+    ).for_run_failure()
+    told = failure_sensor(context)
+    assert isinstance(told, dg.SkipReason)
+    assert told.skip_message == f"the history holds what became of run {run.run_id}"
+    assert ready.home.alerts.read_text() == before
+    assert states(ready, "rotten")["raw_leads", "has_few_rejected_rows"] == "FAILED"
+
+
+def test_a_failure_is_told_also_while_another_process_holds_the_warehouse(ready: Platform) -> None:
+    run = last_failed(ready, "semi")
+    code = f"import duckdb; con = duckdb.connect({str(ready.home.warehouse)!r}); print(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline()
+        try:
+            with pytest.raises(WarehouseUnavailable):
+                after_run(ready.home, ready.instance, run.run_id, wait_seconds=0)
+        finally:
+            holder.communicate(b"\n")
+    after_run(ready.home, ready.instance, run.run_id)
+
+
+def test_the_sensors_are_on_and_the_freshness_policies_off_until_they_are_set(ready: Platform) -> None:
+    sensors = {sensor.name: sensor.default_status for sensor in ready.definitions.get_repository_def().sensor_defs}
+    assert {sensors["failure_sensor"], sensors["success_sensor"]} == {dg.DefaultSensorStatus.RUNNING}
+    graph = ready.definitions.resolve_asset_graph()
+    assert {graph.get(key).freshness_policy for key in graph.get_all_asset_keys()} == {None}
+
+
+@pytest.mark.parametrize(("hours", "window"), [("24", timedelta(hours=24)), ("0.1", timedelta(minutes=6))])
+def test_freshness_is_asked_for_in_hours(hours: str, window: timedelta, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUNK_LEADS_FRESH_HOURS", hours)
+    policy = freshness()["freshness_policy"]
+    assert (policy.fail_window.to_timedelta(), policy.warn_window.to_timedelta()) == (window, window / 2)
+
+
+@pytest.mark.parametrize("hours", ["soon", "-1", "0", "1e400", "nan"])
+def test_freshness_that_is_no_time_is_refused(hours: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUNK_LEADS_FRESH_HOURS", hours)
+    with pytest.raises(JunkLeadsError, match=r"^JUNK_LEADS_FRESH_HOURS is '.*'; it takes a number of hours"):
+        freshness()
+
+
+def test_only_what_every_delivery_makes_anew_can_be_overdue(tmp_path: Path) -> None:
+    code = (
+        "from junk_leads.definitions import defs; graph = defs.resolve_asset_graph(); "
+        "print(sorted(key.to_user_string() for key in graph.get_all_asset_keys() if graph.get(key).freshness_policy))"
+    )
+    environment = {**os.environ, "JUNK_LEADS_FRESH_HOURS": "24", "JUNK_LEADS_HOME": str(tmp_path)}
+    told = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True, text=True)
+    assert told.stdout.strip() == "['predictions', 'raw_leads']"
