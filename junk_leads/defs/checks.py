@@ -208,6 +208,7 @@ def _home(context: dg.AssetExecutionContext) -> Home:
 
 def _finding(result: dg.AssetCheckResult, drop: str, content: str, run_id: str) -> Finding:
     metadata = {name: found.value for name, found in result.metadata.items()}
+    figures: Any = metadata.get("figures") or {}
     return Finding(
         drop=drop,
         content=content,
@@ -215,9 +216,10 @@ def _finding(result: dg.AssetCheckResult, drop: str, content: str, run_id: str) 
         check=str(result.check_name),
         passed=bool(result.passed),
         severity=result.severity.value,
-        refuses=bool(metadata.get("refuses", False)),
+        refuses=bool(metadata.get("refuses", not result.passed and result.severity is dg.AssetCheckSeverity.ERROR)),
         found=found_by(result),
         expected=str(metadata.get("expected", "")),
+        psi={name.removeprefix("psi:"): value for name, value in figures.items() if name.startswith("psi:")},
         run_id=run_id,
     )
 

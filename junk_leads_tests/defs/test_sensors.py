@@ -26,6 +26,7 @@ from junk_leads.stores.incoming import (
     is_complete,
     list_incoming,
     run_key,
+    stale_files,
     with_contents,
 )
 from junk_leads.stores.ledger import Delivery, Ledger, content_of
@@ -53,6 +54,35 @@ def delivery(
 
 def key(attempts: int = 1, content: str = "sha-1") -> str:
     return f"july:{content}:{attempts}"
+
+
+# What is told of
+
+
+def incoming_evaluated(home: Home, instance: dg.DagsterInstance, stale_minutes: float) -> None:
+    sensor = make_incoming_sensor(interval_seconds=1, settle_seconds=0, stale_minutes=stale_minutes)
+    with dg.build_sensor_context(instance=instance, resources={"home": HomeResource(root=str(home.root))}) as context:
+        sensor.evaluate_tick(context)
+
+
+def test_a_file_that_waits_for_too_long_is_told_of_once_with_the_reason(home: Home) -> None:
+    (home.incoming / "july.xlsx").write_bytes(b"PK")
+    os.utime(home.incoming / "july.xlsx", (0, 0))  # written long ago, but it came just now
+    with dg.DagsterInstance.ephemeral() as instance:
+        incoming_evaluated(home, instance, 60)
+        assert not home.alerts.exists()
+        for _ in range(2):
+            incoming_evaluated(home, instance, -1)
+    (line,) = home.alerts.read_text().splitlines()
+    assert line.endswith("stale folder: july.xlsx has been waiting in incoming/ for 0.0 h: not named .csv or .csv.gz")
+
+
+def test_stale_is_what_came_long_ago_and_is_still_there(tmp_path: Path) -> None:
+    (tmp_path / "here.csv").touch()
+    came = (tmp_path / "here.csv").stat().st_ctime
+    names = ["here.csv", "gone.csv"]
+    assert stale_files(tmp_path, names, came + 61, 60) == [("here.csv", came)]
+    assert stale_files(tmp_path, names, came + 59, 60) == []
 
 
 # What is decided
