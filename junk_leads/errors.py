@@ -6,6 +6,7 @@
     ├── DropNotTrusted          a drop contradicts what the model was taught; it is kept and not scored
     ├── CodesRefused            a code map cannot be proposed, read, accepted or taken back
     ├── WarehouseUnavailable    the DuckDB file cannot be opened, or holds what it should not
+    ├── CapacityExceeded        memory or disk does not hold what was asked for
     ├── TrainingRefused         the labelled leads do not make a model; the champion stays
     ├── PromotionRefused        a challenger does not pass the gate; the champion stays
     └── RegistryError           MLflow cannot be reached, or a version is missing or damaged
@@ -49,6 +50,10 @@ class CodesRefused(JunkLeadsError):
 
 class WarehouseUnavailable(JunkLeadsError):
     """The DuckDB file cannot be opened, or holds what it should not."""
+
+
+class CapacityExceeded(JunkLeadsError):
+    """Memory or disk does not hold what was asked for, or a setting of theirs is no amount."""
 
 
 class TrainingRefused(JunkLeadsError):

@@ -23,6 +23,7 @@ from junk_leads.defs.recovery import fail_dead_runs
 from junk_leads.defs.resources import OfHome
 from junk_leads.errors import DropUnknown, JunkLeadsError
 from junk_leads.home import Home
+from junk_leads.running.dagster_store import kept_open
 from junk_leads.running.instance import opened_instance
 from junk_leads.steps.boosting import refuse_unknown_parameters
 from junk_leads.steps.leads.generating import write_leads
@@ -31,6 +32,7 @@ from junk_leads.steps.learning.gating import Verdict
 from junk_leads.steps.pages.profiling import refuse_without_profiler, write_profile
 from junk_leads.steps.watching.codes import Proposal
 from junk_leads.stores import promotion
+from junk_leads.stores.capacity import refuse_without_room
 from junk_leads.stores.drops.code_maps import CodeMap, write_codes
 from junk_leads.stores.drops.labelled import labelled_drops
 from junk_leads.stores.drops.trusting import propose_codes, warnings_of
@@ -90,6 +92,8 @@ class Platform(OfHome):
 
     def process(self, file: Path, job: str, ops: Mapping[str, Any] | None = None) -> Delivery:
         """Hand a file over and run a job on its drop; returns its delivery. Raises JunkLeadsError."""
+        if file.is_file():
+            refuse_without_room(self.home.root, file, scored=job == "inference_pipeline")
         delivery = hand_over(self.home, self.ledger, file)
         self.instance.add_dynamic_partitions("drops", [delivery.drop])
         try:
@@ -113,21 +117,26 @@ class Platform(OfHome):
         """Run the data pipeline on a file; returns the account of its drop. Raises JunkLeadsError."""
         return self.account(self.process(file, "data_pipeline").drop)
 
-    def score(self, file: Path, out: Path | None = None, *, accept_drift: str | None = None) -> dict[str, Any]:
+    def score(
+        self, file: Path, out: Path | None = None, *, parquet: bool = False, accept_drift: str | None = None
+    ) -> dict[str, Any]:
         """Run the inference pipeline on a file, or again on an accepted drop that is named instead of one.
 
-        Returns the drop's figures and where its results are; they are copied into the folder `out` as well. With a
-        reason in `accept_drift` a drop that cannot be trusted is scored all the same. Raises JunkLeadsError.
+        Returns the drop's figures and where its results are; they are copied into the folder `out` as well. `parquet`
+        asks for a Parquet file beside the CSV. With a reason in `accept_drift` a drop that cannot be trusted is scored
+        all the same. Raises JunkLeadsError.
         """
-        accepting = {"accept_drift": True, "why": accept_drift} if accept_drift else {}
-        ops = {"encoded_features": {"config": accepting}} if accepting else None
+        ops: dict[str, Any] = {"predictions": {"config": {"parquet": True}}} if parquet else {}
+        if accept_drift:
+            ops["encoded_features"] = {"config": {"accept_drift": True, "why": accept_drift}}
         drop = self._accepted(file)
         if drop is None:
             drop = self.process(file, "inference_pipeline", ops).drop
         else:
             self.launch("inference_pipeline", drop=drop, ops=ops)
         figures = self.rows("SELECT * FROM prediction_summary WHERE drop = ?", parameters=[drop])[0]
-        written = [self.home.predictions / f"{drop}.csv", self.home.predictions / f"{drop}.summary.txt"]
+        names = (f"{drop}.csv", f"{drop}.summary.txt", *([f"{drop}.parquet"] if parquet else []))
+        written = [self.home.predictions / name for name in names]
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             written = [Path(shutil.copyfile(path, out / path.name)) for path in written]
@@ -138,6 +147,7 @@ class Platform(OfHome):
             "model_version": figures["model_version"],
             "predictions": str(written[0]),
             "summary": str(written[1]),
+            **({"parquet": str(written[2])} if parquet else {}),
             "warnings": self.warnings(drop),
         }
 
@@ -337,7 +347,7 @@ def platform(home: Home, progress: Progress = lambda line: None) -> Iterator[Pla
 
     home.prepare()
     os.environ["DAGSTER_HOME"] = str(home.dagster)
-    with opened_instance(home) as instance:
+    with opened_instance(home) as instance, kept_open():
         for run_id in fail_dead_runs(instance, home):
             progress(f"run {run_id} had ended with its process and is marked as failed")
             after_run(home, instance, run_id)

@@ -22,7 +22,7 @@ from junk_leads.errors import NoChampion, RegistryError
 from junk_leads.home import Home
 from junk_leads.steps.scoring.scoring import ScoringModel
 from junk_leads.steps.watching.profiles import Profile
-from junk_leads.stores.mlflow_store import client_of, downloaded, plain_errors
+from junk_leads.stores.mlflow_store import alias_of, client_of, downloaded, plain_errors
 from junk_leads.stores.model_files import load_profile, load_scoring_model
 from junk_leads.stores.telling.alerting import alert
 
@@ -271,6 +271,10 @@ class Registry:
         return {**({"data_fingerprint": fingerprint} if fingerprint else {}), **({"metrics": told} if told else {})}
 
     def _alias(self, alias: str) -> str | None:
+        # a sensor asks this every few seconds: MLflow takes seconds to import, and is asked where its table is another
+        known, version = alias_of(self.home.root, MODEL, alias)
+        if known:
+            return version
         client = self.client
         with plain_errors():
             found = client.search_registered_models(f"name = '{MODEL}'")

@@ -36,6 +36,7 @@ from junk_leads.stores.model_files import (
 )
 from junk_leads.stores.registry import JUDGED, Registry
 
+DAY = 86_400  # seconds
 # What scoring a raw lead needs; the code itself travels with the model.
 _REQUIREMENTS = ("duckdb", "filelock", "lightgbm", "mlflow", "numpy", "pandas", "pyarrow", "pyyaml")
 
@@ -67,7 +68,7 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
     """Log a training into the active MLflow run and register its model; `mlflow` is dagster-mlflow's resource."""
     evaluated, encoder, report = training.evaluated, training.encoder, training.evaluated.report
     fingerprint = training.data.fingerprint
-    plots = plot_evaluation(evaluated, training.data)
+    plots = plot_evaluation(evaluated)
     gains = evaluated.model.booster.feature_importance("gain")
     plots["feature_importance.png"] = plot_importance(encoder.features, gains)
     with mlflow_quiet(), tempfile.TemporaryDirectory() as name:
@@ -98,8 +99,8 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
                 "judged_sha256": judged_hashes,
                 "data_fingerprint": fingerprint,
                 "drops": json.dumps(dict(training.drops)),
-                "newest_lead": repr(float(training.data.created.max())),
-                "holdout_from": repr(float(training.data.created[evaluated.holdout].min())),
+                "newest_lead": repr(float(training.data.days.max()) * DAY),
+                "holdout_from": repr(float(evaluated.holdout.days.min()) * DAY),
                 "metrics": json.dumps({k: round(v, 6) for k, v in report.values().items()}),
             },
         )
@@ -132,7 +133,7 @@ def log_learner(mlflow: Any, learner: Learner, try_it: Callable[[], Tried]) -> t
                 mlflow.log_metric("trial_log_loss", trial.log_loss, step=trial.number)
         if tried.trials:
             mlflow.log_dict({"trials": trials_as_dicts(tried.trials)}, "trials.json")
-        _log_plots(mlflow, plot_side_by_side({learner.title: (tried.labels, tried.probabilities)}))
+        _log_plots(mlflow, plot_side_by_side({learner.title: (tried.labels, tried.probabilities, tried.counts)}))
         if tried.booster is not None:
             mlflow.log_text(tried.booster.model_to_string(), BOOSTER_FILE)
         return tried, str(run.info.run_id)
@@ -146,7 +147,9 @@ def log_leaderboard(
     `about` is what was the same for all: the leads, the encoder, the budget.
     """
     plots = {"leaderboard.png": plot_leaderboard(rows)}
-    plots |= plot_side_by_side({found.learner.title: (found.labels, found.probabilities) for found in tried})
+    plots |= plot_side_by_side(
+        {found.learner.title: (found.labels, found.probabilities, found.counts) for found in tried}
+    )
     with mlflow_quiet():
         mlflow.log_params(dict(about))
         mlflow.log_metrics({"learners": len(rows), "best_temporal_auc": rows[0]["temporal_auc"]})

@@ -44,7 +44,7 @@ from junk_leads.stores.warehouse import rows_of
     backfill_policy=dg.BackfillPolicy.single_run(),  # training takes all its new drops in one run
 )
 def lead_counts(context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> Iterator[Any]:
-    """Labelled leads, counted: one row for each kind, moment of creation and label of a labelled drop.
+    """Labelled leads, counted: one row for each kind, day of creation and label of a labelled drop.
 
     A kind is what models tell leads apart by: cleaned levels, tier, counts and interaction groups, before any encoder.
     All that is learned from leads is learned from these counts; a drop that is counted is not read again.
@@ -54,7 +54,8 @@ def lead_counts(context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[W
         anew = [drop for drop in uncounted(con) if drop in drops] or drops
         counts = stage(con, "lead_counts", counts_of(con, drops, anew))
         labelled = rows_of(con, "cleaned_leads", anew).filter(f"{lead_schema().label} IS NOT NULL")
-        made_from = {name: [("cleaned_leads", name)] for name in (*KIND_COLUMNS, "created_date", lead_schema().label)}
+        made_from = {name: [("cleaned_leads", name)] for name in (*KIND_COLUMNS, lead_schema().label)}
+        made_from |= {"created_day": [("cleaned_leads", "created_date")]}
         made_from |= {name: [("interaction_groups", name)] for name in INTERACTION_GROUPS}
         metadata = {"drops_counted": len(anew), "dagster/column_lineage": lineage(made_from)}
         new = counts.filter(duckdb.ColumnExpression("drop").isin(*map(duckdb.ConstantExpression, anew)))

@@ -38,6 +38,7 @@ from junk_leads.steps.leads.reading import Reading, read_header, read_leads
 from junk_leads.steps.pages.rejections import rejections_sentence, write_rejected_rows
 from junk_leads.steps.watching.codes import apply_codes
 from junk_leads.steps.watching.overlap import count_known_leads
+from junk_leads.stores.capacity import refuse_without_room
 from junk_leads.stores.drops.code_maps import CodeMap
 from junk_leads.stores.ledger import Delivery, content_of
 from junk_leads.stores.warehouse import has_table, holds, rows_of, store, take_back
@@ -65,6 +66,7 @@ def raw_leads(
         except DropUnknown:
             context.instance.delete_dynamic_partition("drops", drop)  # made up in the UI: it does not stay
             raise
+        refuse_without_room(home.home.root, delivery.path, scored=False)
         try:
             reading, results = _read(warehouse.connection(), delivery)
         except DropRefused as refused:
@@ -73,32 +75,15 @@ def raw_leads(
             raise
         drop_value = duckdb.ConstantExpression(drop).alias("drop")
         rejected = reading.rejected.select(drop_value, duckdb.StarExpression())
-        refused_rows = rejected.select(
-            duckdb.StarExpression(), duckdb.ConstantExpression(delivery.content).alias("content")
-        )
-        reason = refusal(results)
-        if reason is not None:
-            folder = _refuse(
-                home,
-                warehouse,
-                delivery,
-                _refusal_of_rows(results, f"{_MEND}; every rejected row is in rejected_rows.csv beside this reason"),
-            )
-            write_rejected_rows(rejected, folder / "rejected_rows.csv")
-            tables = {
-                "refused_rows": refused_rows,
-                "refused_drops": _delivered(warehouse.connection(), delivery, reading),
-            }
-            store(warehouse.connection(), tables, [drop], delivery.content)
-            yield _rejections(drop, rejected, folder / "rejected_rows.csv")
+        if refusal(results) is not None:
+            _refuse(home, warehouse, delivery, _refusal_of_rows(results), reading)
         outputs = {
             "raw_leads": reading.leads.select(drop_value, duckdb.StarExpression()),
             "rejected_leads": rejected,
-            "refused_rows": refused_rows.limit(0),  # those of a former delivery that was refused
             "delivered_drops": _delivered(warehouse.connection(), delivery, reading),
         }
         yield from publish(outputs, results, {"content": delivery.content, **_metadata(delivery, reading)})
-        yield _rejections(drop, _stored(warehouse, "rejected_leads", drop))
+        yield _rejections(drop, _rows_of_drop(warehouse.connection(), "rejected_leads", drop))
         warehouse.release()
 
 
@@ -129,29 +114,44 @@ def _rejections(drop: str, rejected: duckdb.DuckDBPyRelation, refused: Path | No
     )
 
 
-def _stored(warehouse: Warehouse, table: str, drop: str) -> duckdb.DuckDBPyRelation:
-    rows = warehouse.connection().table(table)
-    return rows.filter(duckdb.ColumnExpression("drop") == duckdb.ConstantExpression(drop)).order("lead_number")
+def _rows_of_drop(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> duckdb.DuckDBPyRelation:
+    rows = con.table(table)
+    return rows.filter(duckdb.ColumnExpression("drop") == duckdb.ConstantExpression(drop))
 
 
-def _refusal_of_rows(results: list[dg.AssetCheckResult], do: str) -> DropRefused:
+def _refusal_of_rows(results: list[dg.AssetCheckResult]) -> DropRefused:
     """What `reason.json` tells of a drop that checks refused: what each found, and what it expected."""
     refusing = [result for result in results if result.metadata["refuses"].value]
     return DropRefused(
         "; ".join(f"{result.check_name}: {found_by(result)}" for result in refusing),
         where="rows",
         expected=" ".join(str(result.metadata["expected"].value) for result in refusing).rstrip("."),
-        do=do,
+        do=f"{_MEND}; every rejected row is in rejected_rows.csv beside this reason",
     )
 
 
-def _refuse(home: HomeResource, warehouse: Warehouse, delivery: Delivery, refused: DropRefused) -> Path:
+def _refuse(
+    home: HomeResource, warehouse: Warehouse, delivery: Delivery, refused: DropRefused, reading: Reading | None = None
+) -> None:
     """Refuse a delivery: the drop's former one is back in the tables before the file goes to `quarantine/`.
 
-    Returns the folder there.
+    Its rejected rows are kept, apart from those of accepted drops: of `reading`, or of raw_leads where that had passed.
     """
-    take_back(warehouse.connection(), delivery.drop)
-    return home.ledger.refuse(delivery, refused)
+    con, drop = warehouse.connection(), delivery.drop
+    outputs = {}
+    if reading is not None:
+        rejected = reading.rejected.select(duckdb.ConstantExpression(drop).alias("drop"), duckdb.StarExpression())
+        outputs = {"refused_rows": rejected, "refused_drops": _delivered(con, delivery, reading)}
+    elif holds(con, "raw_leads").get(drop) == delivery.content:
+        tables = {"refused_rows": "rejected_leads", "refused_drops": "delivered_drops"}
+        outputs = {name: stage(con, name, _rows_of_drop(con, table, drop)) for name, table in tables.items()}
+    take_back(con, drop)
+    folder = home.ledger.refuse(delivery, refused)
+    if outputs:
+        write_rejected_rows(outputs["refused_rows"], folder / "rejected_rows.csv")
+        store(con, outputs, [drop], delivery.content)
+        kept = _rows_of_drop(con, "refused_rows", drop)
+        dg.AssetExecutionContext.get().log_event(_rejections(drop, kept, folder / "rejected_rows.csv"))
 
 
 def _refuse_changed(delivery: Delivery) -> None:
@@ -192,9 +192,9 @@ def _refusing(home: HomeResource, warehouse: Warehouse, drop: str) -> Iterator[N
 
 def _judge(home: HomeResource, warehouse: Warehouse, drop: str, results: list[dg.AssetCheckResult]) -> None:
     """Refuse the delivery of a drop whose rows failed a blocking check after raw_leads."""
-    reason, delivery = refusal(results), _on_its_way(home, warehouse, drop)
-    if reason is not None and delivery is not None:
-        _refuse(home, warehouse, delivery, _refusal_of_rows(results, _MEND))
+    delivery = _on_its_way(home, warehouse, drop) if refusal(results) is not None else None
+    if delivery is not None:
+        _refuse(home, warehouse, delivery, _refusal_of_rows(results))
 
 
 def _read(con: duckdb.DuckDBPyConnection, delivery: Delivery) -> tuple[Reading, list[dg.AssetCheckResult]]:
@@ -377,6 +377,9 @@ def interaction_groups(
         yield from publish(groups, results, {"dagster/column_lineage": lineage(made_from)})
         if delivery is not None:
             home.ledger.accept(delivery)
+            con = warehouse.connection()
+            if has_table(con, "refused_rows"):  # what was refused of this drop before is mended
+                store(con, {"refused_rows": con.table("refused_rows").limit(0)}, [drop], delivery.content)
         keep_labelled_drops(context.instance, warehouse.connection())  # stored, the drop is accepted or refused
         warehouse.release()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 import duckdb
+from pydantic import Field
 
 from junk_leads.defs.assets import INFERENCE_PIPELINE, declared, freshness, lineage
 from junk_leads.defs.checks import evaluate, inert, plain_failures, publish
@@ -22,15 +23,23 @@ from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.reading import delivered_rows
 from junk_leads.steps.pages.summary import percentages_line, summarise, summary_markdown, summary_text
 from junk_leads.steps.scoring.scoring import score_features, write_scored_file
+from junk_leads.stores.capacity import refuse_without_room
 from junk_leads.stores.drops.trusting import warnings_of
-from junk_leads.stores.warehouse import rows_of
+from junk_leads.stores.warehouse import has_table, rows_of
 
 GROUP = INFERENCE_PIPELINE
+
+
+class ScoredFiles(dg.Config):
+    """Which files are written of a drop's predictions besides the CSV."""
+
+    parquet: bool = Field(default=False, description="The same rows for programs, predictions/<drop>.parquet.")
 
 
 @dg.asset(**declared("predictions", GROUP, {"duckdb", "lightgbm"}, deps=["champion"], **freshness()))
 def predictions(
     context: dg.AssetExecutionContext,
+    config: ScoredFiles,
     warehouse: dg.ResourceParam[Warehouse],
     home: HomeResource,
     encoded_features: duckdb.DuckDBPyRelation,
@@ -44,14 +53,12 @@ def predictions(
     drop = context.partition_key
     with plain_failures():
         con = warehouse.connection()
+        about = _about_drop(con, drop)
+        # the file that these leads came from: a newer delivery of the drop may wait, or have been refused
+        path = home.ledger.of_content(drop, about["content"]).path
+        refuse_without_room(home.home.root, path, scored=True)
         model = home.registry.champion()
-        con.execute(
-            "CREATE OR REPLACE TEMP TABLE staged_predictions (drop VARCHAR, lead_number BIGINT, probability DOUBLE, "
-            "predicted_flag TINYINT, score TINYINT, grade VARCHAR, reasons VARCHAR, model_version VARCHAR)"
-        )
-        for piece in score_features(con, encoded_features, model):  # noqa: B007  DuckDB finds it by this name
-            con.execute("INSERT INTO staged_predictions BY NAME SELECT * FROM piece")
-        scored = con.table("staged_predictions")
+        scored = score_features(con, encoded_features, model)
         results = predictions_checks(con, scored, accounting.count(encoded_features))
         made_from = {"probability": [("encoded_features", f) for f in model.encoder.features]}
         target = home.home.predictions / f"{drop}.csv"
@@ -62,15 +69,11 @@ def predictions(
         }
         yield from publish(scored, results, metadata)
         con = warehouse.connection()
-        about = _about_drop(con, drop)
-        # the file that these leads came from: a newer delivery of the drop may wait, or have been refused
-        path = next(d.path for d in home.ledger.deliveries() if (d.drop, d.content) == (drop, about["content"]))
-        delivered = delivered_rows(con, path)
         told, warnings = rows_of(con, "predictions", [drop]), warnings_of(con, drop)
         if warnings:
             warning = duckdb.ConstantExpression("; ".join(warnings)).alias("warning")
             told = told.select(duckdb.StarExpression(), warning)
-        write_scored_file(con, target, tuple(about["header"]), delivered, told)
+        write_scored_file(con, target, tuple(about["header"]), delivered_rows(path), told, parquet=config.parquet)
         warehouse.release()
 
 
@@ -107,7 +110,8 @@ def prediction_summary(
         now = datetime.now(UTC).isoformat(timespec="seconds")
         figures = summarise(predictions, {**counts, "scored_at": now})
         model = home.registry.load(figures["model_version"] or home.registry.champion_version())
-        results = prediction_summary_checks(con, figures, model.settings["share_of_ones"])
+        others = _share_of_other_times(con, drop)
+        results = prediction_summary_checks(con, figures, model.settings["share_of_ones"], others)
         row = con.sql("SELECT " + ", ".join(f"? AS {name}" for name in figures), params=list(figures.values()))
         warnings = warnings_of(con, drop)
         _write(home.home.predictions / f"{drop}.summary.txt", summary_text(figures, warnings))
@@ -118,9 +122,15 @@ def prediction_summary(
 
 
 def prediction_summary_checks(
-    con: duckdb.DuckDBPyConnection, figures: dict[str, Any], usual_share_of_ones: float
+    con: duckdb.DuckDBPyConnection,
+    figures: dict[str, Any],
+    usual_share_of_ones: float,
+    share_of_other_times: float = 0.0,
 ) -> list[dg.AssetCheckResult]:
-    """The checks of prediction_summary; `usual_share_of_ones` is that of the model's own hold-out."""
+    """The checks of prediction_summary; `usual_share_of_ones` is that of the model's own hold-out.
+
+    `share_of_other_times` of the leads are of a time that the model knows nothing of.
+    """
     leads = figures["lead_count"]
     shares = figures["share_of_ones"] + figures["share_of_zeros"]
     distance = abs(figures["share_of_ones"] - usual_share_of_ones) / model_settings()["share_of_ones_band"]
@@ -128,8 +138,23 @@ def prediction_summary_checks(
         con,
         shares_unaccounted=abs(shares - 1) if leads else 0,
         distance_in_bands=distance if leads >= accounting.TELLING_DROP else 0,
+        share_of_other_times=share_of_other_times,
     )
     return evaluate(load_suite("prediction_summary"), {"account": account})
+
+
+def _share_of_other_times(con: duckdb.DuckDBPyConnection, drop: str) -> float:
+    """The share of a drop's leads created before any labelled lead, or more than a year after the last."""
+    if not has_table(con, "lead_counts"):
+        return 0.0
+    found = con.execute(
+        "WITH taught AS "
+        "(SELECT min(created_date) AS first, max(created_date) + INTERVAL 1 YEAR AS last FROM lead_counts) "
+        "SELECT coalesce(avg((created_date NOT BETWEEN first AND last)::TINYINT), 0) "
+        "FROM cleaned_leads, taught WHERE drop = ? AND first IS NOT NULL",
+        [drop],
+    ).fetchall()
+    return float(found[0][0])
 
 
 def _about_drop(con: duckdb.DuckDBPyConnection, drop: str) -> dict[str, Any]:

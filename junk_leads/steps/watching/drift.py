@@ -13,13 +13,13 @@ from junk_leads.steps.learning.training import LabelledFeatures
 _LEAST_SHARE = 1e-4  # stands for none, which has no logarithm
 
 
-def drift(data: LabelledFeatures, encoder: Encoder, rows: np.ndarray) -> dict[str, float]:
-    """The population stability index of each original column, between the leads at `rows` and the others.
+def drift(data: LabelledFeatures, encoder: Encoder, since: int) -> dict[str, float]:
+    """The population stability index of each original column, between the leads since a day (1970 is 0) and the others.
 
     Below 0.1 is usually called stable, above 0.25 a shift. The largest comes first.
     """
-    inside = np.bincount(data.kind[rows], minlength=len(data.kinds)).astype(float)
-    outside = np.bincount(data.kind, minlength=len(data.kinds)) - inside
+    is_since = data.days >= since
+    outside, inside = (np.bincount(data.kind, data.counts * when, len(data.kinds)) for when in (~is_since, is_since))
     found = {}
     for column in dict.fromkeys(encoder.sources.values()):
         _, place = np.unique(np.array(sorts(column, encoder, data.kinds)), return_inverse=True)

@@ -44,7 +44,8 @@ def collect_history(home: Home, con: duckdb.DuckDBPyConnection | None) -> list[d
             "at": datetime.fromtimestamp(d.updated, UTC),
         }
         blocked = [f"{f.asset}, {f.check}: {f.found}" for f in found if f.refuses]
-        warned = [f"{f.asset}, {f.check}: {f.found}" for f in found if not f.refuses]
+        warned = [f"{f.asset}, {f.check}: {f.found}" for f in found if not f.refuses and not f.passed]
+        psi = next((f.psi for f in reversed(found) if f.psi), None)
         rows.append(
             history_row(
                 delivery,
@@ -53,6 +54,7 @@ def collect_history(home: Home, con: duckdb.DuckDBPyConnection | None) -> list[d
                 is_newest_accepted=newest.get(d.drop) == d.number,
                 blocked="; ".join(blocked),
                 warnings=warned,
+                psi=psi,
             )
         )
     return rows
