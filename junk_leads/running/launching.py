@@ -15,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 
+from junk_leads.capacity import refuse_without_room
 from junk_leads.defs.after_runs import after_run
 from junk_leads.defs.checks import found_by
 from junk_leads.defs.jobs import EXPERIMENT_ASSETS, TRAINING_ASSETS
@@ -32,7 +33,6 @@ from junk_leads.steps.learning.gating import Verdict
 from junk_leads.steps.pages.profiling import refuse_without_profiler, write_profile
 from junk_leads.steps.watching.codes import Proposal
 from junk_leads.stores import promotion
-from junk_leads.stores.capacity import refuse_without_room
 from junk_leads.stores.drops.code_maps import CodeMap, write_codes
 from junk_leads.stores.drops.labelled import labelled_drops
 from junk_leads.stores.drops.trusting import propose_codes, warnings_of
