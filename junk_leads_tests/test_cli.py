@@ -434,5 +434,5 @@ def test_on_a_terminal_many_files_are_one_progress_bar(monkeypatch: pytest.Monke
     with redirect_stderr(terminal), redirect_stdout(out):
         answer_each(["a", "b"], lambda one: {"drop": one}, lambda drop: drop["drop"], as_json=True)
     assert json.loads(out.getvalue()) == {"drops": [{"drop": "a"}, {"drop": "b"}]}
-    assert terminal.getvalue().splitlines()[0].startswith("drops")
+    assert "drops" in terminal.getvalue()
     assert "2/2" in terminal.getvalue()
