@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from junk_leads.cli.speaking import Files, Json, answer, answer_each, opened_platform
+from junk_leads.cli.speaking import Files, Json, answer, answer_each, named, opened_platform
 
 
 class FileFormat(StrEnum):
@@ -22,8 +22,9 @@ class FileFormat(StrEnum):
 
 def ingest(files: Files, as_json: Json = False) -> None:
     """Read, check and clean CSV files into the warehouse: the data pipeline."""
-    with opened_platform() as platform:
-        answer_each(files, platform.ingest, _ingested, as_json=as_json)
+    files = named(files)
+    with opened_platform() as platform, platform.among(len(files)) as each:
+        answer_each(files, each.ingest, _ingested, as_json=as_json)
 
 
 def _ingested(drop: dict[str, Any]) -> str:
@@ -51,11 +52,12 @@ def score(
     if accept_drift != bool(why.strip()):
         raise typer.BadParameter("--accept-drift and its reason, --why REASON, go together")
     accepting = why if accept_drift else None
-    with opened_platform() as platform:
+    files = named(files)
+    with opened_platform() as platform, platform.among(len(files)) as each:
         platform.registry.champion_version()
         answer_each(
             files,
-            lambda file: platform.score(file, out, parquet=file_format is FileFormat.parquet, accept_drift=accepting),
+            lambda file: each.score(file, out, parquet=file_format is FileFormat.parquet, accept_drift=accepting),
             _scored,
             as_json=as_json,
         )

@@ -4,8 +4,10 @@ What lives here: what every command shares. What does not: any command.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -23,9 +25,29 @@ Files = Annotated[list[Path], typer.Argument(help="CSV files (also .csv.gz); cop
 Asked = TypeVar("Asked")
 
 
+_OVER_A_BAR = "\r\x1b[K"  # from the line's start, which is then empty
+
+
 def tell(line: str) -> None:
     """Progress, on stderr."""
-    typer.echo(f"… {line}", err=True)
+    typer.echo(f"{_OVER_A_BAR if sys.stderr.isatty() else ''}… {line}", err=True)
+
+
+def named(files: Sequence[Path]) -> list[Path]:
+    """The files that are meant: each as it is named, or those that it is a pattern of where there is none of that name.
+
+    Raises JunkLeadsError for a pattern of no file.
+    """
+    found: list[Path] = []
+    for file in files:
+        if file.exists() or not set(str(file)) & set("*?["):
+            found.append(file)
+            continue
+        matching = sorted(Path(name) for name in glob(str(file)))
+        if not matching:
+            raise JunkLeadsError(f"there is no file like {str(file)!r}; check the folder and the pattern")
+        found += matching
+    return found
 
 
 def refuse(line: str) -> None:
@@ -50,17 +72,28 @@ def answer_each(
     Ends with exit code 1 when any was refused.
     """
     done, refused = [], []
-    for one in asked:
-        try:
-            done.append(work(one))
-        except JunkLeadsError as error:
-            refused.append(str(error))
+    with _bar_of(asked) as each:
+        for one in each:
+            try:
+                done.append(work(one))
+            except JunkLeadsError as error:
+                refused.append(str(error))
     if done or as_json:
         answer(as_json, {"drops": done}, "\n".join(map(told, done)))
     for line in refused:
         refuse(line)
     if refused:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _bar_of(asked: Sequence[Asked]) -> Iterator[Iterable[Asked]]:
+    """What was asked for, one after the other, with a progress bar on a terminal when it is more than one."""
+    if len(asked) < 2 or not sys.stderr.isatty():
+        yield asked
+        return
+    with typer.progressbar(asked, label="drops", show_pos=True, file=sys.stderr) as bar:
+        yield bar
 
 
 @contextmanager

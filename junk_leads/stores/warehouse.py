@@ -11,9 +11,9 @@ from pathlib import Path
 
 import duckdb
 
+from junk_leads.capacity import limit_memory, memory_limit, memory_told
 from junk_leads.errors import DropUnknown, WarehouseUnavailable
 from junk_leads.steps.sql import quoted
-from junk_leads.stores.capacity import limit_memory, memory_limit, memory_told
 from junk_leads.stores.making import alone, make_whole
 
 # Which table holds which drop, of which delivery (`content`, the file's SHA-256).

@@ -13,6 +13,7 @@ import dagster as dg
 import duckdb
 from pydantic import Field
 
+from junk_leads.capacity import refuse_without_room
 from junk_leads.defs.assets import INFERENCE_PIPELINE, declared, freshness, lineage
 from junk_leads.defs.checks import evaluate, inert, plain_failures, publish
 from junk_leads.defs.expectations import load_suite
@@ -23,7 +24,6 @@ from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.reading import delivered_rows
 from junk_leads.steps.pages.summary import percentages_line, summarise, summary_markdown, summary_text
 from junk_leads.steps.scoring.scoring import score_features, write_scored_file
-from junk_leads.stores.capacity import refuse_without_room
 from junk_leads.stores.drops.trusting import warnings_of
 from junk_leads.stores.warehouse import has_table, rows_of
 
