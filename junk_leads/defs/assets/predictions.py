@@ -149,8 +149,8 @@ def _share_of_other_times(con: duckdb.DuckDBPyConnection, drop: str) -> float:
         return 0.0
     found = con.execute(
         "WITH taught AS "
-        "(SELECT min(created_date) AS first, max(created_date) + INTERVAL 1 YEAR AS last FROM lead_counts) "
-        "SELECT coalesce(avg((created_date NOT BETWEEN first AND last)::TINYINT), 0) "
+        "(SELECT min(created_day) AS first, max(created_day) + INTERVAL 1 YEAR AS last FROM lead_counts) "
+        "SELECT coalesce(avg((created_date::DATE NOT BETWEEN first AND last)::TINYINT), 0) "
         "FROM cleaned_leads, taught WHERE drop = ? AND first IS NOT NULL",
         [drop],
     ).fetchall()
