@@ -217,7 +217,7 @@ def _generated(con: duckdb.DuckDBPyConnection, known: Taught, trials: int) -> No
     for size in (1000, 5000):
         drops = [cleaned(con, con.from_arrow(generated(size, 100 + n)), f"drop_{n}") for n in range(20)]
         _count(f"honest, {size:,} leads", [verdict(con, known, drop) for drop in drops])
-    for size in (250, 1000):
+    for size in (1000, 250):
         for significant in (False, True):
             for count in (1, 2, 3):
                 chosen = [columns for columns in COLUMNS if len(columns) == count]

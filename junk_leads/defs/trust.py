@@ -22,10 +22,14 @@ SENTENCES = {
     KNOWN: "Leads that stood in former drops carry the codes that they had there.",
     SHARES: "Shares of levels, cities, hours and counts stand as in training, and the model knows the leads' levels.",
 }
-TRUST_SPECS = [
-    dg.AssetCheckSpec(name, asset=ASSET, description=sentence, blocking=name != SHARES)
-    for name, sentence in SENTENCES.items()
-]
+
+
+def trust_specs(partitions: dg.PartitionsDefinition[str]) -> list[dg.AssetCheckSpec]:
+    """The specs of the three checks, kept for each drop."""
+    return [
+        dg.AssetCheckSpec(name, asset=ASSET, description=sentence, blocking=name != SHARES, partitions_def=partitions)
+        for name, sentence in SENTENCES.items()
+    ]
 
 
 @dataclass(frozen=True)

@@ -78,11 +78,12 @@ def story(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Story:
     blocked = command("score", file)
     kept = {
         "delivery": Ledger(home).newest("renamed").status,
+        "history": query(home, "SELECT state FROM drop_history WHERE drop = 'renamed'"),
         "cleaned": query(home, "SELECT count(*) > 1400 FROM cleaned_leads WHERE drop = 'renamed'"),
         "encoded": query(home, "SELECT count(*) FROM encoded_features WHERE drop = 'renamed'"),
         "predicted": query(home, "SELECT count(*) FROM predictions WHERE drop = 'renamed'"),
         "former": query(home, "SELECT count(*) > 300 FROM predictions WHERE drop = 'new'"),
-        "files": sorted(path.name for path in home.predictions.iterdir()),
+        "files": sorted(path.name for path in home.predictions.glob("*.*") if path.suffix in (".csv", ".txt")),
         "quarantine": list(home.quarantine.iterdir()),
     }
     proposed = command("codes", "propose", "renamed", "--json")
@@ -118,6 +119,7 @@ def test_a_blocked_drop_is_told_in_one_line_with_the_two_ways_on(story: Story) -
 def test_a_blocked_drop_is_kept_and_nothing_is_said_of_its_leads(story: Story) -> None:
     assert story.kept_of_blocked == {
         "delivery": "accepted",
+        "history": [("blocked",)],
         "cleaned": [(True,)],
         "encoded": [(0,)],
         "predicted": [(0,)],

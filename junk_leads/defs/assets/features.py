@@ -11,14 +11,14 @@ import dagster as dg
 import duckdb
 from pydantic import Field
 
-from junk_leads.defs.assets import INFERENCE_PIPELINE, TRAINING_PIPELINE, declared, lineage
+from junk_leads.defs.assets import DROPS, INFERENCE_PIPELINE, TRAINING_PIPELINE, declared, lineage
 from junk_leads.defs.assets.champion import tell_of_champion
-from junk_leads.defs.checks import check_specs, evaluate, plain_failures, publish, stage
+from junk_leads.defs.checks import check_specs, evaluate, plain_failures, publish, stage, tell
 from junk_leads.defs.expectations import load_suite
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.labelled_drops import LABELLED_DROPS
 from junk_leads.defs.resources import HomeResource
-from junk_leads.defs.trust import TRUST_SPECS, Accepting, trust_of
+from junk_leads.defs.trust import Accepting, trust_of, trust_specs
 from junk_leads.errors import DropNotTrusted, TrainingRefused
 from junk_leads.reference import INTERACTION_GROUPS, lead_schema, model_settings
 from junk_leads.steps.leads import accounting
@@ -115,7 +115,7 @@ class EncodingConfig(dg.Config):
         INFERENCE_PIPELINE,
         {"duckdb"},
         deps=["champion"],
-        check_specs=[*check_specs("encoded_features"), *TRUST_SPECS],
+        check_specs=[*check_specs("encoded_features", DROPS), *trust_specs(DROPS)],
     )
 )
 def encoded_features(
@@ -156,7 +156,7 @@ def encoded_features(
         trust = trust_of(con, home, drop, beside, accepting)
         results += trust.results
         if trust.refused:
-            yield from results
+            yield from tell(results)
             raise DropNotTrusted(trust.refused)
         outputs = {"encoded_features": encoded, "drop_trust": trust.row}
         yield from publish(outputs, results, {**metadata, **trust.metadata})

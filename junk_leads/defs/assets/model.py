@@ -33,7 +33,7 @@ from junk_leads.steps.learning.tuning import recipe_of
 from junk_leads.steps.learning.validation import Aim
 from junk_leads.steps.pages.plots import as_markdown_image
 from junk_leads.steps.scoring.reasons import conversions
-from junk_leads.steps.watching.profiles import profile_of
+from junk_leads.stores.drops.trusting import training_profile
 from junk_leads.stores.promotion import compare
 from junk_leads.stores.tracking import Logged, Training, log_training
 
@@ -144,7 +144,7 @@ def lightgbm_model(
             },
             recipe.as_parameters(),
             drops,
-            profile_of(con, lead_counts),
+            training_profile(con, list(drops)),
         )
         logged = log_training(mlflow, home.registry, training)
         row = _row(con, logged.version, logged.run_id, encoder, data.leads, metrics)

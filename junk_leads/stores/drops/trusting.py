@@ -58,6 +58,13 @@ def beside_training(
     return BesideTraining(version, registry.profile(version), profile, known, encoder.levels)
 
 
+def training_profile(con: duckdb.DuckDBPyConnection, drops: Sequence[str]) -> Profile:
+    """The profile of the labelled leads of these drops; `lead_counts` does not tell their hours."""
+    labelled = f"{lead_schema().label} IS NOT NULL"
+    leads = rows_of(con, "cleaned_leads", drops).filter(labelled)
+    return profile_of(con, as_counts(con, leads, rows_of(con, "interaction_groups", drops)))
+
+
 def warnings_of(con: duckdb.DuckDBPyConnection, drop: str) -> list[str]:
     """What warned when a drop was last encoded for the champion, the gravest first."""
     if not has_table(con, "drop_trust"):
