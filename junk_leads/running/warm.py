@@ -55,13 +55,13 @@ def warm_up() -> None:
     """Import what a run imports, and resolve its jobs."""
     import dagster._cli  # `dagster api execute_run` is what a run's process calls
     import dagster._cli.api  # noqa: F401
-    import lightgbm  # noqa: F401
     import sqlalchemy.dialects.sqlite  # noqa: F401
     from pyarrow import csv, parquet  # noqa: F401
 
     import junk_leads.running.dagster_store  # noqa: F401
     from junk_leads.definitions import defs
     from junk_leads.defs.expectations import warm_up as expectations_ready
+    from junk_leads.steps import boosting
     from junk_leads.stores.mlflow_store import mlflow_quiet
 
     with mlflow_quiet():
@@ -69,6 +69,7 @@ def warm_up() -> None:
         from mlflow.artifacts import download_artifacts  # noqa: F401
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # noqa: F401
 
+        boosting.warm_up()
         expectations_ready()
         defs.resolve_all_job_defs()
 

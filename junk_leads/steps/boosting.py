@@ -66,6 +66,11 @@ class Booster:
             return int(self._own.num_trees())
 
 
+def warm_up() -> None:
+    """Import LightGBM, for a process that will need it."""
+    import lightgbm  # noqa: F401
+
+
 def fit(
     rows: np.ndarray,
     labels: np.ndarray,

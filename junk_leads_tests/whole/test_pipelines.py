@@ -188,7 +188,7 @@ def test_every_row_that_was_read_is_kept_a_duplicate_or_rejected(ingested: Inges
 def test_every_table_shows_its_rows_columns_and_a_preview(ingested: Ingested) -> None:
     told = run_of(ingested.home, "plain")
     rows = {asset: data["dagster/row_count"] for asset, data in told.materialised.items()}
-    assert rows == {"raw_leads": 61, "cleaned_leads": 59, "interaction_groups": 59}
+    assert rows == {"raw_leads": 61, "rejected_leads": 0, "cleaned_leads": 59, "interaction_groups": 59}
     assert told.failed_checks == {}
     for data in told.materialised.values():
         columns = [column.name for column in data["dagster/column_schema"].columns]
@@ -268,9 +268,12 @@ def test_faults_17_24_and_37_bad_rows_are_rejected_with_line_and_reason(ingested
 def test_more_than_one_percent_of_bad_rows_refuses_the_drop(ingested: Ingested) -> None:
     line, folder = ingested.refusal("rotten")
     assert line.startswith("rotten.csv: raw_leads was not stored: has_few_rejected_rows: ")
-    assert json.loads((folder / "reason.json").read_text())["do"] == (
-        "mend the file and deliver it again: 3 rows: app_complete_flag is larger than 1 (first in line 5)"
+    reason = json.loads((folder / "reason.json").read_text())
+    assert "rows rejected: app_complete_flag is larger than 1, first in line 5" in reason["what"]
+    assert reason["do"] == (
+        "mend the file and deliver it again; every rejected row is in rejected_rows.csv beside this reason"
     )
+    assert len((folder / "rejected_rows.csv").read_text(encoding="utf-8").splitlines()) == 1 + 3
     assert run_of(ingested.home, "rotten").failed_checks == {"has_few_rejected_rows": "ERROR"}
     assert query(ingested.home, "SELECT count(*) FROM raw_leads WHERE drop = 'rotten'") == [(0,)]
 
