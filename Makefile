@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: run test check coverage bench bench-quality ui clean
+.PHONY: run test check coverage bench bench-quality torture ui clean
 
 run: $(INSTALLED)
 	$(BIN)/junk-leads demo
@@ -24,6 +24,9 @@ bench: $(INSTALLED)
 
 bench-quality: $(INSTALLED)
 	$(BIN)/python benchmarks/bench_quality.py $(LEADS)
+
+torture: $(INSTALLED)
+	$(BIN)/python benchmarks/torture.py $(TRIAL) $(if $(TIMES),--times $(TIMES))
 
 ui: $(INSTALLED)
 	$(BIN)/junk-leads ui

@@ -96,5 +96,7 @@ class Home:
         instance = self.dagster / "dagster.yaml"
         if not instance.exists():
             shipped = files("junk_leads").joinpath("reference", "dagster.yaml")
-            instance.write_text(shipped.read_text(encoding="utf-8"), encoding="utf-8")
+            part = instance.with_suffix(f".{os.getpid()}.part")  # several processes may start at once
+            part.write_text(shipped.read_text(encoding="utf-8"), encoding="utf-8")
+            os.replace(part, instance)
         return self

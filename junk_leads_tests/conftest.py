@@ -8,10 +8,9 @@ import io
 import json
 import os
 import shutil
-import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -188,16 +187,8 @@ def trained_home(trained: Trained, tmp_path: Path) -> Home:
 
 
 def copied_home(source: Home, target: Path) -> Home:
-    """A copy of a home. MLflow and the ledger keep absolute paths, which are made those of the copy."""
+    """A copy of a home, which is as good as the home."""
     shutil.copytree(source.root, target, dirs_exist_ok=True)
-    for name in ("mlflow.db", "ledger.db"):
-        with closing(sqlite3.connect(target / name)) as db, db:
-            for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-                for column in [found[1] for found in db.execute(f'PRAGMA table_info("{table}")')]:
-                    db.execute(
-                        f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?) WHERE instr("{column}", ?)',
-                        [str(source.root), str(target), str(source.root)],
-                    )
     return Home(target)
 
 

@@ -26,6 +26,7 @@ ROOMS = {
     "home.py": "The folders and files below one root.",
     "reference/": "Facts as data: schema, tiers, groups, parameters, suites; `reference.py` loads them.",
     "steps/sql.py": "Names as SQL takes them.",
+    "steps/boosting.py": "LightGBM, one call at a time in a process.",
     "steps/leads/": "",
     "steps/learning/": "",
     "steps/scoring/": "",

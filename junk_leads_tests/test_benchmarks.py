@@ -6,6 +6,7 @@ it) and on ten leads written out below. What does not: how fast they are.
 
 import io
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -166,3 +167,23 @@ def test_only_the_published_way_merges_leads_that_differ_in_unlisted_city_and_in
 
     assert run("published_way.py", leads, tmp_path)["kept"] == 9
     assert run("floor.py", leads, tmp_path)["kept"] == 10
+
+
+# Trials by repetition
+
+
+def tortured(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, CHECKOUT / "benchmarks" / "torture.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_a_trial_is_done_as_often_as_told_and_counted() -> None:
+    done = tortured("creations_killed", "--times", "3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"creations_killed: 3 times, 0 failed, \d+ s\n", done.stdout)
+
+
+def test_a_trial_that_there_is_not_is_told_with_those_there_are() -> None:
+    done = tortured("patience")
+    assert done.returncode == 2
+    assert "there is no trial 'patience'; trials are evaluations, trainings, first_starts, " in done.stderr

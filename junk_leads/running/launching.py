@@ -21,6 +21,8 @@ from junk_leads.defs.recovery import fail_dead_runs
 from junk_leads.defs.resources import OfHome
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
+from junk_leads.running.instance import opened_instance
+from junk_leads.steps.boosting import refuse_unknown_parameters
 from junk_leads.steps.leads.generating import write_leads
 from junk_leads.steps.learning.experimenting import learners
 from junk_leads.steps.learning.gating import Verdict
@@ -140,6 +142,7 @@ class Platform(OfHome):
             self.progress(f"with the parameters of: {title}")
             lightgbm = {**found["lightgbm"], **overrides.get("lightgbm", {})}
             overrides = {**found, **overrides, "lightgbm": lightgbm}
+        refuse_unknown_parameters(overrides.get("lightgbm", {}))  # before anything is encoded
         self._launch_on_labelled("training_pipeline", TRAINING_ASSETS, overrides)
         return self.rows("SELECT * FROM lightgbm_model")[0]
 
@@ -259,7 +262,7 @@ def platform(home: Home, progress: Progress = lambda line: None) -> Iterator[Pla
 
     home.prepare()
     os.environ["DAGSTER_HOME"] = str(home.dagster)
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    with opened_instance(home) as instance:
         for run_id in fail_dead_runs(instance, home):
             progress(f"run {run_id} had ended with its process and is marked as failed")
         yield Platform(home, build_defs(home), instance, progress)

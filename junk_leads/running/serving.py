@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
+from junk_leads.running.instance import opened_instance
 from junk_leads.stores.registry import Registry
 
 
@@ -19,6 +20,8 @@ def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[
     """Serve until interrupted, or until one of the servers ends; raises JunkLeadsError in the latter case."""
     home.prepare()
     assert Registry(home).client  # makes MLflow's store, once
+    with opened_instance(home):
+        pass  # and so Dagster's, before its servers start side by side
     environment = {
         **os.environ,
         "DAGSTER_HOME": str(home.dagster),

@@ -27,6 +27,7 @@ from junk_leads.home import Home
 
 SUFFIXES = (".csv", ".csv.gz")
 LONGEST_KEY = 80
+_FOLDERS = ("incoming", "archive", "quarantine")  # of a home, where a delivered file may be
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS deliveries (
@@ -34,7 +35,7 @@ CREATE TABLE IF NOT EXISTS deliveries (
     drop_key    TEXT NOT NULL,
     content     TEXT NOT NULL,         -- SHA-256 of the file
     file_name   TEXT NOT NULL,
-    path        TEXT NOT NULL,         -- where the file is now
+    path        TEXT NOT NULL,         -- where the file is now, from the home on
     status      TEXT NOT NULL,         -- waiting, accepted, refused, failed
     attempts    INTEGER NOT NULL,      -- runs started for it
     reason      TEXT NOT NULL,
@@ -112,7 +113,7 @@ class Ledger:
     def deliveries(self) -> list[Delivery]:
         """Every delivery, oldest first."""
         with self._open() as db:
-            return [_delivery(row) for row in db.execute("SELECT * FROM deliveries ORDER BY number")]
+            return [self._delivery(row) for row in db.execute("SELECT * FROM deliveries ORDER BY number")]
 
     def newest(self, drop: str) -> Delivery:
         """The newest delivery of a drop; raises DropUnknown when there was none."""
@@ -122,7 +123,7 @@ class Ledger:
             ).fetchone()
         if row is None:
             raise DropUnknown(f"drop {drop!r} was never delivered; put its CSV into {self.home.incoming}")
-        return _delivery(row)
+        return self._delivery(row)
 
     def deliver(self, path: Path, content: str, *, name: str | None = None) -> Delivery:
         """Note a file as the newest delivery of its drop, waiting for a run.
@@ -141,7 +142,7 @@ class Ledger:
             db.execute(
                 "INSERT INTO deliveries (drop_key, content, file_name, path, status, attempts, reason, updated) "
                 "VALUES (?, ?, ?, ?, 'waiting', ?, '', ?)",
-                [key, content, name, str(path), (former["attempts"] if former else 0) + 1, time.time()],
+                [key, content, name, self._noted(path), (former["attempts"] if former else 0) + 1, time.time()],
             )
         return self.newest(key)
 
@@ -150,8 +151,34 @@ class Ledger:
         with self._open() as db:
             db.execute(
                 "UPDATE deliveries SET status = ?, reason = ?, path = ?, updated = ? WHERE number = ?",
-                [status, reason, str(path or delivery.path), time.time(), delivery.number],
+                [status, reason, self._noted(path or delivery.path), time.time(), delivery.number],
             )
+
+    def _noted(self, path: Path) -> str:
+        """A file's place as it is noted: from the home on, so that the home can be moved."""
+        return str(path.relative_to(self.home.root) if path.is_relative_to(self.home.root) else path)
+
+    def _place(self, noted: str) -> Path:
+        """Where a file is that was noted, in full by former versions: below the home, wherever that is now."""
+        path = self.home.root / noted
+        known = [number for number, part in enumerate(path.parts) if part in _FOLDERS]
+        if path.is_relative_to(self.home.root) or not known:
+            return path
+        moved = self.home.root.joinpath(*path.parts[known[-1] :])
+        return moved if moved.exists() or not path.exists() else path
+
+    def _delivery(self, row: sqlite3.Row) -> Delivery:
+        return Delivery(
+            number=row["number"],
+            drop=row["drop_key"],
+            content=row["content"],
+            file_name=row["file_name"],
+            path=self._place(row["path"]),
+            status=row["status"],
+            attempts=row["attempts"],
+            reason=row["reason"],
+            updated=row["updated"],
+        )
 
     def accept(self, delivery: Delivery) -> None:
         """Move the file of an accepted delivery to `archive/`."""
@@ -201,17 +228,3 @@ def _move(source: Path, target: Path) -> None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _delivery(row: sqlite3.Row) -> Delivery:
-    return Delivery(
-        number=row["number"],
-        drop=row["drop_key"],
-        content=row["content"],
-        file_name=row["file_name"],
-        path=Path(row["path"]),
-        status=row["status"],
-        attempts=row["attempts"],
-        reason=row["reason"],
-        updated=row["updated"],
-    )

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from junk_leads.errors import RegistryError
+from junk_leads.steps.boosting import read_booster
 from junk_leads.steps.leads.encoding import Encoder, reference_id
 from junk_leads.steps.scoring.scoring import ScoringModel
 
@@ -27,8 +28,6 @@ def load_scoring_model(folder: Path, version: str, expected_sha256: str = "") ->
 
     LightGBM ends the whole process on a damaged file, so the hashes come first.
     """
-    import lightgbm as lgb
-
     try:
         found = files_sha256(folder)
     except OSError as error:
@@ -45,5 +44,5 @@ def load_scoring_model(folder: Path, version: str, expected_sha256: str = "") ->
             f"train again, or use the program it was trained with"
         )
     settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-    booster = lgb.Booster(model_file=str(folder / BOOSTER_FILE))
+    booster = read_booster(folder / BOOSTER_FILE)
     return ScoringModel(version, booster, encoder, settings)

@@ -13,19 +13,35 @@ import duckdb
 
 from junk_leads.errors import DropUnknown, WarehouseUnavailable
 from junk_leads.steps.sql import quoted
+from junk_leads.stores.making import alone, make_whole
 
 # Which table holds which drop, of which delivery (`content`, the file's SHA-256).
 HOLDINGS = "table_drops"
+# What a delivery must pass to be accepted, in order, and the tables of each: until it has passed the last of them, the
+# rows of the delivery before it are kept beside, to be put back when it is refused.
+PASSED = {
+    "raw_leads": ("raw_leads", "rejected_leads", "delivered_drops"),
+    "cleaned_leads": ("cleaned_leads",),
+    "interaction_groups": ("interaction_groups",),
+}
+LAST = "interaction_groups"
+_FORMER = "former_"
+_HOLDINGS_TABLE = (
+    f"CREATE TABLE IF NOT EXISTS {HOLDINGS} "
+    "(table_name VARCHAR, drop VARCHAR, content VARCHAR, row_count BIGINT, stored_at TIMESTAMPTZ)"
+)
 DROP = "drop"
 _INTEGERS = {f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMALL", "BIG", "HUGE")}
 _INTEGERS |= {"INTEGER", "UINTEGER"}
 
 
 def connect(path: Path, *, wait_seconds: float = 60.0) -> duckdb.DuckDBPyConnection:
-    """Open the warehouse, waiting at most `wait_seconds` while another process holds it.
+    """Open the warehouse, made if it is not there, waiting at most `wait_seconds` while another process holds it.
 
     Raises WarehouseUnavailable naming the holder, or what is wrong with the file.
     """
+    if not path.exists() and path.parent.is_dir():
+        _make_at(path)
     deadline = time.monotonic() + wait_seconds
     while True:
         try:
@@ -49,11 +65,34 @@ def connect(path: Path, *, wait_seconds: float = 60.0) -> duckdb.DuckDBPyConnect
                 f"the warehouse {path} is damaged ({_first_line(str(error))}); "
                 f"nothing was changed: restore it from a backup, or move it away and ingest the archive again"
             ) from error
-    con.execute(
-        f"CREATE TABLE IF NOT EXISTS {HOLDINGS} "
-        "(table_name VARCHAR, drop VARCHAR, content VARCHAR, row_count BIGINT, stored_at TIMESTAMPTZ)"
-    )
+    con.execute(_HOLDINGS_TABLE)
     return con
+
+
+def _make_at(path: Path) -> None:
+    """Make an empty warehouse, whole or not at all; DuckDB itself, killed meanwhile, leaves a file that it cannot open.
+
+    Raises WarehouseUnavailable when only the log of a warehouse is there, which DuckDB would delete with what it holds.
+    """
+    log = path.with_name(f"{path.name}.wal")
+    if log.exists():
+        raise WarehouseUnavailable(
+            f"the warehouse {path} is gone, but not its log {log.name}; nothing was changed: restore both from a "
+            f"backup, or move the log away and ingest the archive again"
+        )
+    try:
+        with alone(path.parent):
+            make_whole(path, _make)
+    except OSError as error:
+        raise WarehouseUnavailable(
+            f"the warehouse {path} cannot be made ({error.strerror or error}); check the disk and rights"
+        ) from error
+
+
+def _make(path: Path) -> None:
+    with duckdb.connect(str(path)) as con:
+        con.execute(_HOLDINGS_TABLE)
+        con.execute("CHECKPOINT")
 
 
 def store(
@@ -74,16 +113,79 @@ def store(
     try:
         for table, relation in outputs.items():
             _fit_table(con, table, relation)
+        main = next(iter(outputs))
+        if main in PASSED:
+            for drop in drops or ():
+                _keep_former(con, main, drop, content)
         for table, relation in outputs.items():
             stored[table] = _replace(con, table, relation, drops)
-        main = next(iter(outputs))
         for drop in drops or ():
             _hold(con, main, drop, content)
+            if main == LAST:
+                _forget_former(con, drop)
         con.commit()
     except BaseException:
         con.rollback()
         raise
     return stored
+
+
+def take_back(con: duckdb.DuckDBPyConnection, drop: str) -> None:
+    """Put a drop's former delivery back into every table where a newer one, which is refused, has taken its place.
+
+    A delivery that has passed already stays; of a drop without a former one nothing is left. One transaction.
+    """
+    con.begin()
+    try:
+        passed = holds(con, LAST).get(drop)
+        for main, tables in PASSED.items():
+            if main == LAST or holds(con, main).get(drop, passed) == passed:
+                continue
+            former = holds(con, _FORMER + main).get(drop)
+            for table in tables:
+                con.execute(f"DELETE FROM {quoted(table)} WHERE drop = ?", [drop])
+                if former is not None:
+                    kept = quoted(_FORMER + table)
+                    con.execute(f"INSERT INTO {quoted(table)} BY NAME SELECT * FROM {kept} WHERE drop = ?", [drop])
+            con.execute(f"DELETE FROM {HOLDINGS} WHERE table_name = ? AND drop = ?", [main, drop])
+            if former is not None:
+                _copy_holding(con, _FORMER + main, main, drop)
+        _forget_former(con, drop)
+        con.commit()
+    except BaseException:
+        con.rollback()
+        raise
+
+
+def _keep_former(con: duckdb.DuckDBPyConnection, main: str, drop: str, content: str | None) -> None:
+    """Keep beside what a drop's last delivery that has passed left in the tables of `main`, before a newer one's."""
+    held = holds(con, main).get(drop)
+    if main == LAST or held is None or held != holds(con, LAST).get(drop):
+        return
+    if held == (content or holds(con, "raw_leads").get(drop)):
+        return  # the same delivery again
+    for table in PASSED[main]:
+        kept = _FORMER + table
+        _fit_table(con, kept, con.table(table))
+        con.execute(f"DELETE FROM {quoted(kept)} WHERE drop = ?", [drop])
+        con.execute(f"INSERT INTO {quoted(kept)} BY NAME SELECT * FROM {quoted(table)} WHERE drop = ?", [drop])
+    _copy_holding(con, main, _FORMER + main, drop)
+
+
+def _copy_holding(con: duckdb.DuckDBPyConnection, table: str, target: str, drop: str) -> None:
+    con.execute(f"DELETE FROM {HOLDINGS} WHERE table_name = ? AND drop = ?", [target, drop])
+    con.execute(
+        f"INSERT INTO {HOLDINGS} SELECT ?, * EXCLUDE (table_name) FROM {HOLDINGS} WHERE table_name = ? AND drop = ?",
+        [target, table, drop],
+    )
+
+
+def _forget_former(con: duckdb.DuckDBPyConnection, drop: str) -> None:
+    for main, tables in PASSED.items():
+        if drop in holds(con, _FORMER + main):
+            for table in tables:
+                con.execute(f"DELETE FROM {quoted(_FORMER + table)} WHERE drop = ?", [drop])
+            con.execute(f"DELETE FROM {HOLDINGS} WHERE table_name = ? AND drop = ?", [_FORMER + main, drop])
 
 
 def holds(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ What does not: the steps themselves (`steps/`) and the expectations (`reference/
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
@@ -24,9 +25,11 @@ from junk_leads.steps.leads.cleaning import clean
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.reading import Reading, read_header, read_leads
 from junk_leads.stores.ledger import Delivery, content_of
+from junk_leads.stores.warehouse import holds, take_back
 
 SCHEMA = lead_schema()
 GROUP = DATA_PIPELINE
+_MEND = "mend the file and deliver it again"
 
 
 @dg.asset(**declared("raw_leads", GROUP, {"duckdb", "csv"}))
@@ -45,12 +48,12 @@ def raw_leads(
         try:
             reading, results = _read(warehouse.connection(), delivery)
         except DropRefused as refused:
-            home.ledger.refuse(delivery, refused)
+            _refuse(home, warehouse, delivery, refused)
             yield _refused_result(delivery, refused)
             raise
         reason = refusal(results)
         if reason is not None:
-            home.ledger.refuse(delivery, DropRefused(reason, where="rows", do=_mend(reading)))
+            _refuse(home, warehouse, delivery, DropRefused(reason, where="rows", do=_mend(reading)))
         drop_value = duckdb.ConstantExpression(drop).alias("drop")
         outputs = {
             "raw_leads": reading.leads.select(drop_value, duckdb.StarExpression()),
@@ -58,14 +61,59 @@ def raw_leads(
             "delivered_drops": _delivered(warehouse.connection(), delivery, reading),
         }
         yield from publish(outputs, results, {"content": delivery.content, **_metadata(delivery, reading)})
-        home.ledger.accept(delivery)
 
 
-def _read(con: duckdb.DuckDBPyConnection, delivery: Delivery) -> tuple[Reading, list[dg.AssetCheckResult]]:
+def _refuse(home: HomeResource, warehouse: Warehouse, delivery: Delivery, refused: DropRefused) -> None:
+    """Refuse a delivery: the drop's former one is back in the tables before the file goes to `quarantine/`."""
+    take_back(warehouse.connection(), delivery.drop)
+    home.ledger.refuse(delivery, refused)
+
+
+def _refuse_changed(delivery: Delivery) -> None:
     if content_of(delivery.path) != delivery.content:
         raise DropRefused(
             f"{delivery.file_name!r} changed while it was being read", do="deliver it again when it is complete"
         )
+
+
+def _on_its_way(home: HomeResource, warehouse: Warehouse, drop: str) -> Delivery | None:
+    """The delivery that raw_leads holds of a drop, when it is the newest and neither accepted nor refused yet."""
+    delivery = home.ledger.newest(drop)
+    held = holds(warehouse.connection(), "raw_leads").get(drop)
+    return delivery if delivery.content == held and delivery.status == "waiting" else None
+
+
+@contextmanager
+def _refusing(home: HomeResource, warehouse: Warehouse, drop: str) -> Iterator[None]:
+    """What fails after raw_leads for the drop's own fault refuses its delivery, as if it had failed there.
+
+    Whatever else fails (the disk, a lock) leaves the delivery as it is, to be tried again.
+    """
+    try:
+        yield
+    except (DropRefused, duckdb.DataError) as error:
+        delivery, refused = _on_its_way(home, warehouse, drop), error
+        if not isinstance(refused, DropRefused):  # DuckDB's own words hold the value
+            refused = DropRefused(
+                f"a value of drop {drop!r} cannot be computed with ({type(error).__name__})",
+                where="rows",
+                expected="counts whose sums are numbers that can be stored",
+                do=_MEND,
+            )
+        if delivery is not None:
+            _refuse(home, warehouse, delivery, refused)
+        raise refused from error
+
+
+def _judge(home: HomeResource, warehouse: Warehouse, drop: str, results: list[dg.AssetCheckResult]) -> None:
+    """Refuse the delivery of a drop whose rows failed a blocking check after raw_leads."""
+    reason, delivery = refusal(results), _on_its_way(home, warehouse, drop)
+    if reason is not None and delivery is not None:
+        _refuse(home, warehouse, delivery, DropRefused(reason, where="rows", do=_MEND))
+
+
+def _read(con: duckdb.DuckDBPyConnection, delivery: Delivery) -> tuple[Reading, list[dg.AssetCheckResult]]:
+    _refuse_changed(delivery)
     reading = read_leads(con, delivery.path, SCHEMA)
     return reading, raw_leads_checks(con, reading)
 
@@ -111,7 +159,7 @@ def _mend(reading: Reading) -> str:
     rows = [
         f"{n} rows: {column or 'row'} {reason} (first in line {line})" for column, reason, n, line in told.fetchall()
     ]
-    return f"mend the file and deliver it again: {'; '.join(rows)}" if rows else "mend the file and deliver it again"
+    return f"{_MEND}: {'; '.join(rows)}" if rows else _MEND
 
 
 def _delivered(con: duckdb.DuckDBPyConnection, delivery: Delivery, reading: Reading) -> duckdb.DuckDBPyRelation:
@@ -143,18 +191,23 @@ def _metadata(delivery: Delivery, reading: Reading) -> dict[str, Any]:
 
 @dg.asset(**declared("cleaned_leads", GROUP, {"duckdb"}))
 def cleaned_leads(
-    context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse], raw_leads: duckdb.DuckDBPyRelation
+    context: dg.AssetExecutionContext,
+    warehouse: dg.ResourceParam[Warehouse],
+    home: HomeResource,
+    raw_leads: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
     """Cleaned leads: one row for each lead of a drop that is not an exact duplicate of an earlier one.
 
     Texts are keys (case, blanks and invisible characters do not matter), missing counts are 0, the city has
     its tier (1 to 3, unlisted cities 3) and `is_city_missing` keeps the fact that none was given.
     """
-    with plain_failures():
+    drop = context.partition_key
+    with plain_failures(), _refusing(home, warehouse, drop):
         con = warehouse.connection()
         cleaned = stage(con, "cleaned_leads", clean(con, raw_leads, SCHEMA))
         duplicates = accounting.count(con.table("duplicate_leads"))
         results = cleaned_leads_checks(con, cleaned, accounting.count(raw_leads), duplicates)
+        _judge(home, warehouse, drop, results)
         made_from = {name: [("raw_leads", name)] for name in SCHEMA.names}
         made_from |= {name: [("raw_leads", "city_mapped")] for name in ("city_tier", "is_city_missing")}
         metadata = {"duplicates": duplicates, "dagster/column_lineage": lineage(made_from)}
@@ -180,19 +233,31 @@ def cleaned_leads_checks(
 
 @dg.asset(**declared("interaction_groups", GROUP, {"duckdb"}))
 def interaction_groups(
-    context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse], cleaned_leads: duckdb.DuckDBPyRelation
+    context: dg.AssetExecutionContext,
+    warehouse: dg.ResourceParam[Warehouse],
+    home: HomeResource,
+    cleaned_leads: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
     """Interactions in groups: one row for each cleaned lead, the 37 columns summed into assistance, career,
     payment, social and syllabus interactions by the reference table.
+
+    With them a drop is accepted, and its file goes to `archive/`.
     """
-    with plain_failures():
+    drop = context.partition_key
+    with plain_failures(), _refusing(home, warehouse, drop):
         con = warehouse.connection()
         groups = stage(con, "interaction_groups", group_interactions(con, cleaned_leads))
         results = interaction_groups_checks(con, groups, cleaned_leads)
+        _judge(home, warehouse, drop, results)
+        delivery = _on_its_way(home, warehouse, drop)
+        if delivery is not None:
+            _refuse_changed(delivery)
         made_from: dict[str, list[tuple[str, str]]] = {}
         for interaction, group in groups_of_interactions().items():
             made_from.setdefault(group, []).append(("cleaned_leads", interaction))
         yield from publish(groups, results, {"dagster/column_lineage": lineage(made_from)})
+        if delivery is not None:
+            home.ledger.accept(delivery)
         keep_labelled_drops(context.instance, warehouse.connection())  # stored, the drop is accepted or refused
         warehouse.release()
 

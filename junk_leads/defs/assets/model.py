@@ -19,6 +19,7 @@ from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.resources import HomeResource
 from junk_leads.errors import TrainingRefused
 from junk_leads.reference import model_settings
+from junk_leads.steps.boosting import refuse_unknown_parameters
 from junk_leads.steps.leads.encoding import Encoder
 from junk_leads.steps.learning.evaluation import Report, evaluate
 from junk_leads.steps.learning.training import (
@@ -58,7 +59,8 @@ class TrainingConfig(dg.Config):
     lowest_auc: float = model_settings()["lowest_auc"]
 
     def recipe(self) -> Recipe:
-        """How the booster is trained."""
+        """How the booster is trained. Raises TrainingRefused for a parameter that LightGBM does not have."""
+        refuse_unknown_parameters([*self.lightgbm, *self.adapting.get("lightgbm", {})])
         settings = model_settings()
         adapting = {**settings["adapting"], **self.adapting}
         given = {"lightgbm": self.lightgbm, "rounds": self.rounds, "adapting": adapting}
@@ -103,7 +105,7 @@ def lightgbm_model(
     """
     with plain_failures():
         con = warehouse.connection()
-        settings = model_settings()
+        settings, recipe = model_settings(), config.recipe()
         encoder = Encoder.of_table(significant_levels)
         data = labelled_features(con, lead_counts, encoder)
         fitness = data_checks(data, encoder, config)
@@ -113,11 +115,11 @@ def lightgbm_model(
         evaluated = evaluate(
             data,
             encoder,
-            config.recipe(),
+            recipe,
             aim,
             grades=settings["grades"],
             share=settings["holdout_share"],
-            seed=config.recipe().lightgbm["seed"],
+            seed=recipe.lightgbm["seed"],
         )
         metrics = evaluated.report.values()
         results = [*fitness, _floor(metrics, config.lowest_auc)]
@@ -137,7 +139,7 @@ def lightgbm_model(
                     column: float(data.column(encoder.blocks[column][-1]).mean()) for column in encoder.levels
                 },
             },
-            config.recipe().as_parameters(),
+            recipe.as_parameters(),
             dict(sorted(counted.fetchall())),
         )
         logged = log_training(mlflow, home.registry, training)

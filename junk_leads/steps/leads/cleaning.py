@@ -11,10 +11,16 @@ from junk_leads.steps.sql import quoted
 
 # City tiers are published with these; a city that is not listed counts as tier 3.
 UNLISTED_TIER = 3
-# Characters that show nothing: soft hyphen, zero-width spaces and joiners, direction marks, BOM.
-_INVISIBLE = r"[\x{00AD}\x{061C}\x{200B}-\x{200F}\x{202A}-\x{202E}\x{2060}-\x{2064}\x{2066}-\x{2069}\x{FEFF}]"
-# Blanks of any width, and all that ends a line.
-_BLANKS = r"[\s\v\x{0085}\p{Z}]+"
+# Characters that show nothing: control characters that are no blanks, and Unicode's Default_Ignorable_Code_Point (soft
+# hyphen, joiners, direction marks, fillers, variation selectors, BOM, tags).
+_INVISIBLE = (
+    r"[\x{0000}-\x{0008}\x{000E}-\x{001B}\x{007F}-\x{0084}\x{0086}-\x{009F}\x{00AD}\x{034F}\x{061C}"
+    r"\x{115F}\x{1160}\x{17B4}\x{17B5}\x{180B}-\x{180F}\x{200B}-\x{200F}\x{202A}-\x{202E}\x{2060}-\x{206F}"
+    r"\x{3164}\x{FE00}-\x{FE0F}\x{FEFF}\x{FFA0}\x{FFF0}-\x{FFF8}\x{1BCA0}-\x{1BCA3}\x{1D173}-\x{1D17A}"
+    r"\x{E0000}-\x{E0FFF}]"
+)
+# Blanks of any width, all that ends a line, the separators that Python strips too, and Braille's empty cell.
+_BLANKS = r"[\s\v\x{001C}-\x{001F}\x{0085}\x{2800}\p{Z}]+"
 # ASCII words with single blanks between them need none of the slow normalisation.
 _PLAIN = r"[!-~]+( [!-~]+)*"
 

@@ -4,8 +4,7 @@ What lives here: the random and the temporal split, learning and measuring on bo
 (`metrics.py`), learning one model (`validation.py`), comparing two (`gating.py`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,15 +92,11 @@ def evaluate(
     of the leads are held out.
     """
     random, temporal = random_split(data, share, seed), temporal_split(data, share)
-    with ThreadPoolExecutor() as pool:  # LightGBM takes one core each, for its bytes not to depend on their number
-        learning = {
-            split.name: pool.submit(_learn_from, data.take(split.train), recipe, folds, aim)
-            for split, folds in ((random, random_folds), (temporal, weekly_folds))
-        }
-        model = learn(data, recipe, weekly_folds(data), aim)
+    model = learn(data, recipe, weekly_folds(data), aim)
     splits = {}
-    for split in (random, temporal):
-        judged, test = learning[split.name].result(), data.take(split.test)
+    for split, folds in ((random, random_folds), (temporal, weekly_folds)):
+        train, test = data.take(split.train), data.take(split.test)
+        judged = learn(train, recipe, folds(train), aim)
         probabilities = judged.predict(test)
         splits[split.name] = measure(test.labels, probabilities, judged.threshold)
         splits[split.name] |= _of_population(test.labels, probabilities, judged.share, aim)
@@ -121,12 +116,6 @@ def evaluate(
         expected_gain(test.labels, probabilities, aim.costs, aim.true_share) if aim.costs else (),
     )
     return Evaluated(model, judged, report, temporal.test, probabilities)
-
-
-def _learn_from(
-    train: LabelledFeatures, recipe: Recipe, folds: Callable[[LabelledFeatures], list[Fold]], aim: Aim
-) -> Learned:
-    return learn(train, recipe, folds(train), aim)
 
 
 def _of_population(labels: np.ndarray, probabilities: np.ndarray, share: float, aim: Aim) -> dict[str, Interval]:

@@ -11,20 +11,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from junk_leads.errors import TrainingRefused
 from junk_leads.reference import learner_settings, model_settings
+from junk_leads.steps.boosting import Booster
 from junk_leads.steps.learning.evaluation import random_split, temporal_split
 from junk_leads.steps.learning.metrics import Interval, measure
 from junk_leads.steps.learning.training import LabelledFeatures, train_booster
 from junk_leads.steps.learning.tuning import Budget, Progress, Trial, as_parameters, own_recipe, recipe_of, tune
 from junk_leads.steps.learning.validation import Aim, Fold, learn, random_folds, weekly_folds
-
-if TYPE_CHECKING:
-    import lightgbm as lgb
 
 METRICS = ("auc", "average_precision", "brier", "log_loss", "calibration_error")
 SPLITS = ("temporal", "random")
@@ -64,7 +62,7 @@ class Tried:
     predict_seconds: float
     labels: np.ndarray
     probabilities: np.ndarray
-    booster: "lgb.Booster | None" = None
+    booster: Booster | None = None
     trials: tuple[Trial, ...] = ()
 
     def figures(self) -> dict[str, float]:
@@ -77,7 +75,7 @@ class Tried:
 @dataclass(frozen=True)
 class _Fitted:
     predict: Callable[[LabelledFeatures], np.ndarray]
-    booster: "lgb.Booster | None" = None
+    booster: Booster | None = None
 
 
 def learners(names: Sequence[str] = ()) -> list[Learner]:

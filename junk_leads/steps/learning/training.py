@@ -7,18 +7,16 @@ What lives here: the training set, its refusals, and fitting. What does not: mea
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from junk_leads.errors import TrainingRefused
+from junk_leads.steps.boosting import Booster, fit
 from junk_leads.steps.leads.encoding import Encoder, encode_counts
 from junk_leads.steps.leads.kinds import distinct_rows, kinds_of_leads
-
-if TYPE_CHECKING:
-    import lightgbm as lgb
 
 LEADS_AT_ONCE = 100_000
 
@@ -55,7 +53,7 @@ class LabelledFeatures:
         """The leads at these row numbers, in their order."""
         return LabelledFeatures(self.names, self.kinds, self.kind[rows], self.labels[rows], self.created[rows])
 
-    def predicted_by(self, booster: "lgb.Booster", **options: Any) -> np.ndarray:
+    def predicted_by(self, booster: Booster, **options: Any) -> np.ndarray:
         """A booster's probabilities, shape (n,); each kind is predicted once."""
         return self.predicted_with(lambda kinds: booster.predict(kinds, **options))
 
@@ -164,36 +162,20 @@ class Recipe:
         return {**self.lightgbm, "rounds": self.rounds, "rising": ", ".join(self.rising), **own, **theirs}
 
 
-def train_booster(data: LabelledFeatures, recipe: Recipe) -> "lgb.Booster":
+def train_booster(data: LabelledFeatures, recipe: Recipe) -> Booster:
     """A LightGBM booster trained on all of `data`: `recipe.rounds` trees, then those that adapt it.
 
     The same data and recipe give the same bytes of model. Leads of a kind with the same label are one row of their
     joint weight, which makes the same sums of gradients five times as fast; `min_sum_hessian_in_leaf`, not a count of
     rows, keeps leaves from being too small.
     """
-    import lightgbm as lgb
-
     lightgbm = {**recipe.lightgbm, "monotone_constraints": [int(name in recipe.rising) for name in data.names]}
-    booster = lgb.train(lightgbm, _dataset(data, None, lightgbm), recipe.rounds)
+    booster = fit(*data.weighted_rows(), data.names, lightgbm, recipe.rounds)
     if not recipe.adapting["rounds"]:
         return booster
     age_days = (data.created.max() - data.created) / 86_400
     last = np.flatnonzero(age_days < recipe.adapting["window_days"])
     weights = 0.5 ** (age_days[last] / recipe.adapting["half_life_days"])
     parameters = {**lightgbm, **recipe.adapting.get("lightgbm", {})}
-    dataset = _dataset(data.take(last), weights / weights.mean(), parameters)
-    return lgb.train(parameters, dataset, recipe.adapting["rounds"], init_model=booster)
-
-
-def _dataset(data: LabelledFeatures, weights: np.ndarray | None, parameters: Mapping[str, Any]) -> "lgb.Dataset":
-    import lightgbm as lgb
-
-    rows, labels, joint = data.weighted_rows(weights)
-    return lgb.Dataset(
-        rows,
-        label=labels,
-        weight=joint,
-        feature_name=list(data.names),
-        params=dict(parameters),
-        free_raw_data=False,
-    )
+    rows = data.take(last).weighted_rows(weights / weights.mean())
+    return fit(*rows, data.names, parameters, recipe.adapting["rounds"], after=booster)

@@ -6,10 +6,11 @@ them. What does not: the booster (`training.py`), and measuring the result on le
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from junk_leads.steps.boosting import Booster
 from junk_leads.steps.learning.calibration import (
     Calibration,
     choose_calibration,
@@ -17,9 +18,6 @@ from junk_leads.steps.learning.calibration import (
     junk_budget_threshold,
 )
 from junk_leads.steps.learning.training import LabelledFeatures, Recipe, train_booster
-
-if TYPE_CHECKING:
-    import lightgbm as lgb
 
 WEEK = 7 * 86_400.0
 LEAST_OF_CLASS = 20  # leads of each class that a fold trains on and predicts
@@ -56,7 +54,7 @@ class Learned:
     calibrated by the others; `fold` the place in `folds` of each. `share` of the leads trained on were genuine.
     """
 
-    booster: "lgb.Booster"
+    booster: Booster
     calibration: Calibration
     threshold: float
     share: float

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from junk_leads.reference import INTERACTION_GROUPS
+from junk_leads.steps.boosting import Booster
 from junk_leads.steps.leads.encoding import Encoder
 from junk_leads.steps.leads.kinds import MOST_COUNTED, distinct_rows, sorts
 
 if TYPE_CHECKING:
-    import lightgbm as lgb
-
     from junk_leads.steps.learning.training import LabelledFeatures
 
 STRONGEST = 3  # reasons for a lead, and as many against it
@@ -40,7 +39,7 @@ _BLOCKS = {
 
 
 def contributions(
-    booster: "lgb.Booster", encoder: Encoder, kinds: np.ndarray
+    booster: Booster, encoder: Encoder, kinds: np.ndarray
 ) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
     """Contributions to the log-odds by original column: (k x c), the c columns, and the base (k,).
 
@@ -55,7 +54,7 @@ def contributions(
         features, thresholds = np.array(sorted(_splits_of(tree["tree_structure"]))).reshape(-1, 2).T
         looked_at = features.astype(int)
         first, place = distinct_rows((by_feature[looked_at] <= thresholds[:, None]).T)
-        raw = np.asarray(booster.predict(values[first], pred_contrib=True, start_iteration=number, num_iteration=1))
+        raw = booster.predict(values[first], pred_contrib=True, start_iteration=number, num_iteration=1)
         for feature in np.unique(looked_at):
             grouped[column[feature]] += raw[place, feature]
         base += raw[place, -1]
@@ -85,7 +84,7 @@ def conversions(data: "LabelledFeatures", encoder: Encoder) -> dict[str, float]:
     return found
 
 
-def reasons_of(booster: "lgb.Booster", encoder: Encoder, rates: Mapping[str, float], kinds: np.ndarray) -> list[str]:
+def reasons_of(booster: Booster, encoder: Encoder, rates: Mapping[str, float], kinds: np.ndarray) -> list[str]:
     """The strongest reasons of each of k kinds of leads (k x f): three for it and three against it where they exist.
 
     The side that weighs more comes first. `rates` are the model's `conversions`.

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from junk_leads.errors import RegistryError
 from junk_leads.reference import LeadSchema
+from junk_leads.steps.boosting import Booster
 from junk_leads.steps.leads.cleaning import normalise
 from junk_leads.steps.leads.encoding import Encoder, encode
 from junk_leads.steps.leads.interactions import group_interactions
@@ -27,9 +28,6 @@ from junk_leads.steps.learning.calibration import Calibration, correct_base_rate
 from junk_leads.steps.learning.grading import grade_of, score_of
 from junk_leads.steps.scoring.reasons import reasons_of
 from junk_leads.steps.sql import quoted
-
-if TYPE_CHECKING:
-    import lightgbm as lgb
 
 PREDICTED = ("probability", "predicted_flag", "score", "grade", "reasons")
 PREDICTED_TYPES = dict(
@@ -45,7 +43,7 @@ class ScoringModel:
     """A registered version as it scores: what was learned together travels together."""
 
     version: str
-    booster: "lgb.Booster"
+    booster: Booster
     encoder: Encoder
     settings: Mapping[str, Any]
 
@@ -68,7 +66,7 @@ class ScoringModel:
         if not len(kinds):
             return np.zeros(0)
         calibration = Calibration(**self.settings["calibration"])
-        return calibration.apply(np.asarray(self.booster.predict(kinds)))
+        return calibration.apply(self.booster.predict(kinds))
 
     def tell(self, probabilities: np.ndarray) -> np.ndarray:
         """The probabilities that people are told: corrected for the platform's true share, where that is set."""

@@ -1,0 +1,221 @@
+"""Trials by repetition: what must never fail is done many times over, in processes of their own, and counted.
+
+    python benchmarks/torture.py [TRIAL...] [--times N] [--seed S]        (make torture TRIAL=... TIMES=...)
+
+A trial is a function that does its work once, in a folder of its own, and returns what went wrong, if anything did;
+`@trial` puts it into the register by its name. What does not live here: trials of seconds, which are tests.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+Trial = Callable[[Path, random.Random], str]  # a folder, chance; returns what went wrong, empty when nothing did
+TRIALS: dict[str, tuple[Trial, int]] = {}
+ROWS = 3_000
+
+
+def trial(times: int) -> Callable[[Trial], Trial]:
+    """Register a trial under its function's name; `times` is how often it is done unless told otherwise."""
+
+    def register(work: Trial) -> Trial:
+        TRIALS[work.__name__] = (work, times)
+        return work
+
+    return register
+
+
+# What trials are made of
+
+
+def environment(home: Path) -> dict[str, str]:
+    own = {
+        "JUNK_LEADS_HOME": str(home),
+        "DAGSTER_HOME": "",
+        "PYTHONFAULTHANDLER": "1",
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+    }
+    return {**os.environ, **own}
+
+
+def command(home: Path, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", "junk_leads.cli", *map(str, arguments)]
+
+
+def started(home: Path, *arguments: object) -> "subprocess.Popen[str]":
+    """A command of junk_leads in a process of its own."""
+    return subprocess.Popen(
+        command(home, *arguments),
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(process: "subprocess.Popen[str]", name: str) -> str:
+    """How a process ended: empty for 0, else its code and the last lines it said."""
+    _, err = process.communicate(timeout=900)
+    return "" if process.returncode == 0 else f"{name} ended with {process.returncode}: {err.strip()[-600:]}"
+
+
+def done(home: Path, *arguments: object) -> str:
+    """Run a command to its end; how it ended."""
+    return ended(started(home, *arguments), str(arguments[0]))
+
+
+def generated(folder: Path, seed: int, rows: int = ROWS) -> Path:
+    """A file of generated labelled leads."""
+    from junk_leads.steps.leads.generating import write_leads
+
+    path = folder / f"leads_{seed}.csv"
+    if not path.exists():
+        write_leads(path, rows, seed=seed)
+    return path
+
+
+# Trials
+
+
+@trial(times=300)
+def evaluations(folder: Path, chance: random.Random) -> str:
+    """`evaluate()`, which trains a dozen boosters, ends in a fresh process."""
+    warehouse = folder / "home" / "warehouse.duckdb"
+    if not warehouse.exists():
+        wrong = done(folder / "home", "ingest", generated(folder, 1))
+        if wrong:
+            return wrong
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import torture; torture.evaluate_leads()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment(folder / "home"), stderr=subprocess.PIPE, text=True
+    )
+    return ended(process, "evaluate()")
+
+
+def evaluate_leads() -> None:
+    """Learn and judge a model from the cleaned leads of the home, as training does, without logging anything."""
+    from junk_leads.defs.assets.model import TrainingConfig
+    from junk_leads.home import Home
+    from junk_leads.reference import model_settings
+    from junk_leads.steps.leads.encoding import LEVEL_COLUMNS, Encoder, encode
+    from junk_leads.steps.leads.levels import learn_significant_levels
+    from junk_leads.steps.learning.evaluation import evaluate
+    from junk_leads.steps.learning.training import labelled_features
+    from junk_leads.stores.warehouse import connect
+
+    config, settings = TrainingConfig(), model_settings()
+    with connect(Home.from_environment().warehouse) as con:
+        cleaned = con.table("cleaned_leads")
+        encoder = Encoder.of_table(learn_significant_levels(con, cleaned, LEVEL_COLUMNS))
+        data = labelled_features(con, encode(con, cleaned, con.table("interaction_groups"), encoder), encoder)
+    split = {"grades": settings["grades"], "share": settings["holdout_share"], "seed": 1}
+    evaluate(data, encoder, config.recipe(), config.aim(), **split)
+
+
+@trial(times=50)
+def trainings(folder: Path, chance: random.Random) -> str:
+    """A whole `train` registers a version in a fresh process."""
+    home = folder / "home"
+    wrong = "" if (home / "warehouse.duckdb").exists() else done(home, "ingest", generated(folder, 1))
+    return wrong or done(home, "train")
+
+
+@trial(times=20)
+def first_starts(folder: Path, chance: random.Random, processes: int = 4) -> str:
+    """Several `ingest` start at once on a fresh home, and all of them succeed."""
+    home = folder / f"home-{chance.getrandbits(64):x}"
+    files = [generated(folder, number, 300) for number in range(processes)]
+    starting = [started(home, "ingest", file) for file in files]
+    wrong = "; ".join(filter(None, [ended(process, "ingest") for process in starting]))
+    shutil.rmtree(home)
+    return wrong
+
+
+@trial(times=5)
+def first_starts_of_eight(folder: Path, chance: random.Random) -> str:
+    """Eight of them."""
+    return first_starts(folder, chance, 8)
+
+
+@trial(times=40)
+def creations_killed(folder: Path, chance: random.Random) -> str:
+    """A process that makes the warehouse and the ledger is killed at a random moment; the next one opens both."""
+    home = folder / f"home-{chance.getrandbits(64):x}"
+    make = """
+import sys
+from pathlib import Path
+from junk_leads.home import Home
+from junk_leads.stores.ledger import Ledger
+from junk_leads.stores.warehouse import connect
+home = Home(Path(sys.argv[1])).prepare()
+print("ready", flush=True)
+with connect(home.warehouse) as con:
+    Ledger(home)
+    con.execute("CREATE TABLE t AS SELECT 1")
+    print("open", flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", make, home], stdout=subprocess.PIPE, env=environment(home))
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(chance.uniform(0, 0.06))  # the making takes about as long
+    process.kill()
+    process.communicate()
+    again = subprocess.run(
+        [sys.executable, "-c", make, home], env=environment(home), capture_output=True, text=True, timeout=60
+    )
+    damaged = "" if "already exists" in again.stderr else again.stderr.strip()[-400:]
+    shutil.rmtree(home)
+    return damaged
+
+
+@trial(times=20)
+def first_starts_killed(folder: Path, chance: random.Random) -> str:
+    """A first `ingest` is killed at a random moment; the same again succeeds, without repair by hand."""
+    home, file = folder / f"home-{chance.getrandbits(64):x}", generated(folder, 1, 300)
+    process = started(home, "ingest", file)
+    time.sleep(chance.uniform(0.5, 10))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    wrong = done(home, "ingest", file)
+    shutil.rmtree(home)
+    return wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Trials by repetition.")
+    parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"of {', '.join(TRIALS)}; all of them without")
+    parser.add_argument("--times", type=int, help="how often each is done")
+    parser.add_argument("--seed", type=int, default=1, help="of everything that is left to chance")
+    given = parser.parse_args()
+    strange = [name for name in given.trials if name not in TRIALS]
+    if strange:
+        parser.error(f"there is no trial {strange[0]!r}; trials are {', '.join(TRIALS)}")
+    failed = 0
+    for name in given.trials or TRIALS:
+        work, usual = TRIALS[name]
+        times = given.times or usual
+        chance, wrong, begun = random.Random(f"{name} {given.seed}"), 0, time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix=f"torture-{name}-") as folder:
+            for number in range(1, times + 1):
+                said = work(Path(folder), chance)
+                if said:
+                    wrong += 1
+                    print(f"{name} {number}: {said}", flush=True)
+                elif number % 25 == 0:
+                    print(f"{name} {number} of {times}, {wrong} failed", file=sys.stderr, flush=True)
+        print(f"{name}: {times} times, {wrong} failed, {time.perf_counter() - begun:.0f} s", flush=True)
+        failed += wrong
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

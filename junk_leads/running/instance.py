@@ -1,0 +1,37 @@
+"""The Dagster instance of a home: its storage made whole, by one process at a time.
+
+What lives here: making and opening it. What does not: its settings (`reference/dagster.yaml`) and what runs on it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+from junk_leads.home import Home
+from junk_leads.stores.making import alone, make_whole
+
+_STORAGE = ("history", "schedules")  # the folders that Dagster keeps its SQLite files in
+
+
+@contextmanager
+def opened_instance(home: Home) -> Iterator[dg.DagsterInstance]:
+    """The instance, made if it is not there; the home's folders are.
+
+    Dagster by itself, started by several processes at once or killed meanwhile, can leave a storage that never works
+    again.
+    """
+    with alone(home.root):
+        for name in _STORAGE:
+            make_whole(home.dagster / name, _make)
+        instance = dg.DagsterInstance.from_config(str(home.dagster))
+    with instance:
+        yield instance
+
+
+def _make(folder: Path) -> None:
+    """Have Dagster make all its storage beside this folder and in it."""
+    (folder.parent / "dagster.yaml").touch()  # without one it tells at length where it stores
+    with dg.DagsterInstance.from_config(str(folder.parent)):
+        pass

@@ -1,0 +1,120 @@
+"""LightGBM, one call at a time: the only module that imports it.
+
+What lives here: boosters, whose every call has LightGBM to itself in this process, fitting one and reading one from a
+file. What does not: which leads and parameters (`learning/`), what a probability becomes (`scoring/`).
+
+LightGBM keeps state for the whole process, its number of threads among it: of two calls side by side in threads, now
+and then one ends the process by a segmentation fault. Whoever needs several at once takes processes.
+"""
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from junk_leads.errors import TrainingRefused
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
+
+_ALONE = threading.RLock()
+
+
+class Booster:
+    """A LightGBM booster under its own methods' names, each of them waiting until no other call is under way."""
+
+    def __init__(self, own: "lgb.Booster") -> None:
+        self._own = own
+
+    def predict(self, rows: np.ndarray, **options: Any) -> np.ndarray:
+        """What LightGBM predicts of n rows (n x f): probabilities (n,), or what `options` ask for."""
+        with _ALONE:
+            return np.asarray(self._own.predict(rows, **options))
+
+    def dump_model(self) -> dict[str, Any]:
+        """The trees as dictionaries."""
+        with _ALONE:
+            found: dict[str, Any] = self._own.dump_model()
+            return found
+
+    def model_to_string(self) -> str:
+        """The model as text, the same bytes as in its file."""
+        with _ALONE:
+            return str(self._own.model_to_string())
+
+    def save_model(self, path: Path) -> None:
+        """Write the model as text."""
+        with _ALONE:
+            self._own.save_model(path)
+
+    def feature_importance(self, kind: str) -> np.ndarray:
+        """The features' `gain` or `split` counts, shape (f,)."""
+        with _ALONE:
+            return np.asarray(self._own.feature_importance(kind))
+
+    def feature_name(self) -> list[str]:
+        """The f features' names, in the order of the columns."""
+        with _ALONE:
+            return list(self._own.feature_name())
+
+    def num_trees(self) -> int:
+        """How many trees there are."""
+        with _ALONE:
+            return int(self._own.num_trees())
+
+
+def fit(
+    rows: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    names: Sequence[str],
+    parameters: Mapping[str, Any],
+    rounds: int,
+    *,
+    after: Booster | None = None,
+) -> Booster:
+    """A booster of `rounds` trees fitted on r weighted rows (r x f, names of the f); those of `after` come first."""
+    import lightgbm as lgb
+
+    with _ALONE:
+        dataset = lgb.Dataset(
+            rows,
+            label=labels,
+            weight=weights,
+            feature_name=list(names),
+            params=dict(parameters),
+            free_raw_data=False,
+        )
+        return Booster(lgb.train(dict(parameters), dataset, rounds, init_model=after and after._own))
+
+
+def read_booster(path: Path) -> Booster:
+    """The booster in a text file. LightGBM ends the whole process on a damaged one: verify it before."""
+    import lightgbm as lgb
+
+    with _ALONE:
+        return Booster(lgb.Booster(model_file=str(path)))
+
+
+def refuse_unknown_parameters(names: Iterable[str]) -> None:
+    """Raise TrainingRefused for a parameter that LightGBM does not have; it would only warn, and leave it out."""
+    from difflib import get_close_matches
+
+    for name in names:
+        if name not in _parameters():
+            near = get_close_matches(name, sorted(_parameters()), n=3)
+            meant = f", meant is perhaps {' or '.join(near)}" if near else ""
+            raise TrainingRefused(f"LightGBM has no parameter {name!r}{meant}; correct its name and train again")
+
+
+@cache
+def _parameters() -> frozenset[str]:
+    """Every name that LightGBM knows a parameter by, as its library tells them."""
+    from lightgbm.basic import _ConfigAliases
+
+    with _ALONE:
+        aliases: dict[str, list[str]] = _ConfigAliases._get_all_param_aliases()
+    return frozenset(aliases).union(*aliases.values())

@@ -1,0 +1,69 @@
+"""The Dagster instance of a home is made once, whole, whoever starts at once and whoever is killed meanwhile."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+
+from junk_leads.home import Home
+from junk_leads.running.instance import opened_instance
+
+STARTED = """
+import resource, signal, sys
+from pathlib import Path
+from junk_leads.home import Home
+from junk_leads.running.instance import opened_instance
+
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+home, size = Home(Path(sys.argv[1])), int(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+home.prepare()
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+with opened_instance(home) as instance:
+    instance.add_dynamic_partitions("drops", [sys.argv[3]])
+"""
+
+
+def started(home: Home, name: str, size: int = 1 << 30) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", STARTED, str(home.root), str(size), name]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def test_fault_46_processes_that_start_at_once_on_a_fresh_home_share_one_instance(tmp_path: Path) -> None:
+    home = Home(tmp_path / "fresh")
+    processes = [started(home, f"drop{number}") for number in range(4)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    ended = [(process.communicate()[1], process.returncode) for process in processes]
+    assert ended == [("", 0)] * 4
+    with opened_instance(home) as instance:
+        assert set(instance.get_dynamic_partitions("drops")) == {f"drop{number}" for number in range(4)}
+
+
+def test_fault_47_an_instance_killed_at_its_creation_is_made_by_the_next_one(home: Home) -> None:
+    process = started(home, "never", size=30_000)
+    process.communicate("go\n")
+    assert process.returncode == -signal.SIGXFSZ
+    with opened_instance(home) as instance:
+        assert instance.get_runs() == []
+        assert instance.get_dynamic_partitions("drops") == []
+        assert instance.get_latest_materialization_event(dg.AssetKey("raw_leads")) is None
+
+
+def test_the_owners_settings_are_kept(home: Home) -> None:
+    settings = home.dagster / "dagster.yaml"
+    settings.write_text("telemetry:\n  enabled: false\n", encoding="utf-8")
+    for _ in range(2):
+        with opened_instance(home.prepare()):
+            pass
+    assert settings.read_text(encoding="utf-8") == "telemetry:\n  enabled: false\n"
