@@ -4,6 +4,8 @@
     ├── DropRefused             a delivered file (a drop) cannot be accepted; it goes to quarantine
     ├── DropUnknown             a drop that was never accepted is asked for
     ├── WarehouseUnavailable    the DuckDB file cannot be opened, or holds what it should not
+    ├── StorageUnavailable      the shards of a drop, or the tables made of them, cannot be reached; nothing was changed
+    ├── ClusterUnavailable      a Dask scheduler or its workers do not answer, or are not as this process is
     ├── TrainingRefused         the labelled leads do not make a model; the champion stays
     ├── PromotionRefused        a challenger does not pass the gate; the champion stays
     └── RegistryError           MLflow cannot be reached, or a version is missing or damaged
@@ -39,6 +41,14 @@ class DropUnknown(JunkLeadsError):
 
 class WarehouseUnavailable(JunkLeadsError):
     """The DuckDB file cannot be opened, or holds what it should not."""
+
+
+class StorageUnavailable(JunkLeadsError):
+    """The storage of shards cannot be reached; nothing was changed."""
+
+
+class ClusterUnavailable(JunkLeadsError):
+    """A Dask scheduler or its workers do not answer, or are not as this process is."""
 
 
 class TrainingRefused(JunkLeadsError):

@@ -7,3 +7,8 @@ What lives here: quoting. What does not: any statement, which is where what it s
 def quoted(name: str) -> str:
     """A table's or column's name as SQL takes it."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A text as SQL takes it, where no parameter can stand."""
+    return "'" + text.replace("'", "''") + "'"

@@ -30,3 +30,15 @@ def count_leads(
         GROUP BY ALL
         """
     )
+
+
+def add_up_counts(con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """The counts of leads from those of parts of them, wherever these were counted."""
+    counted = ("first_lead", "lead_count")
+    alike = [f'"{column}"' for column in counts.columns[1:] if column not in counted]
+    return con.sql(
+        f"""
+        SELECT drop, min(first_lead) AS first_lead, {", ".join(alike)}, sum(lead_count)::BIGINT AS lead_count
+        FROM counts GROUP BY ALL
+        """
+    )
