@@ -7,6 +7,7 @@ rows mean (see `steps/`).
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -14,18 +15,30 @@ import duckdb
 from junk_leads.errors import DropUnknown, WarehouseUnavailable
 from junk_leads.steps.sql import quoted
 from junk_leads.stores.making import alone, make_whole
+from junk_leads.stores.table_parts import (
+    FORMER,
+    SUFFIX,
+    MadeTable,
+    Output,
+    count_rows_in_parts,
+    has_table,
+    rows_and_parts,
+    show_parts,
+    sweep,
+    with_parts,
+)
 
 # Which table holds which drop, of which delivery (`content`, the file's SHA-256).
 HOLDINGS = "table_drops"
 # What a delivery must pass to be accepted, in order, and the tables of each: until it has passed the last of them, the
 # rows of the delivery before it are kept beside, to be put back when it is refused.
 PASSED = {
-    "raw_leads": ("raw_leads", "rejected_leads", "delivered_drops"),
-    "cleaned_leads": ("cleaned_leads",),
-    "interaction_groups": ("interaction_groups",),
+    "raw_leads": ("raw_leads", "rejected_leads", "delivered_drops", f"raw_leads{SUFFIX}"),
+    "cleaned_leads": ("cleaned_leads", f"cleaned_leads{SUFFIX}"),
+    "interaction_groups": ("interaction_groups", f"interaction_groups{SUFFIX}"),
 }
 LAST = "interaction_groups"
-_FORMER = "former_"
+_FORMER = FORMER
 _HOLDINGS_TABLE = (
     f"CREATE TABLE IF NOT EXISTS {HOLDINGS} "
     "(table_name VARCHAR, drop VARCHAR, content VARCHAR, row_count BIGINT, stored_at TIMESTAMPTZ)"
@@ -97,7 +110,7 @@ def _make(path: Path) -> None:
 
 def store(
     con: duckdb.DuckDBPyConnection,
-    outputs: Mapping[str, duckdb.DuckDBPyRelation],
+    outputs: Mapping[str, Output],
     drops: Sequence[str] | None,
     content: str | None = None,
 ) -> dict[str, int]:
@@ -106,27 +119,33 @@ def store(
     Rows go in by column name; a missing table is made, typed, even for no rows; a new column is added
     and a column the output lacks is left null. `content` identifies the delivery that the first table's
     rows come from; without it the drops' content in `raw_leads` is taken. Returns rows stored by table.
-    A failure leaves every former row as it was.
+    A failure leaves every former row as it was. Of an output in parts, it is noted which they are.
     """
     stored: dict[str, int] = {}
+    in_parts = {table: output for table, output in outputs.items() if isinstance(output, MadeTable)}
     con.begin()
     try:
-        for table, relation in outputs.items():
+        relations = rows_and_parts(con, outputs, drops)
+        for table, relation in relations.items():
             _fit_table(con, table, relation)
         main = next(iter(outputs))
         if main in PASSED:
             for drop in drops or ():
                 _keep_former(con, main, drop, content)
-        for table, relation in outputs.items():
+        for table, relation in relations.items():
             stored[table] = _replace(con, table, relation, drops)
         for drop in drops or ():
             _hold(con, main, drop, content)
             if main == LAST:
                 _forget_former(con, drop)
+            _hold_parts(con, main, drop)
         con.commit()
     except BaseException:
         con.rollback()
         raise
+    for table, made in in_parts.items():
+        stored[table] = made.rows
+        sweep(con, table, (drops or ("",))[0], made)
     return stored
 
 
@@ -142,14 +161,15 @@ def take_back(con: duckdb.DuckDBPyConnection, drop: str) -> None:
             if main == LAST or holds(con, main).get(drop, passed) == passed:
                 continue
             former = holds(con, _FORMER + main).get(drop)
-            for table in tables:
+            for table in filter(partial(has_table, con), tables):
                 con.execute(f"DELETE FROM {quoted(table)} WHERE drop = ?", [drop])
-                if former is not None:
+                if former is not None and has_table(con, _FORMER + table):
                     kept = quoted(_FORMER + table)
                     con.execute(f"INSERT INTO {quoted(table)} BY NAME SELECT * FROM {kept} WHERE drop = ?", [drop])
             con.execute(f"DELETE FROM {HOLDINGS} WHERE table_name = ? AND drop = ?", [main, drop])
             if former is not None:
                 _copy_holding(con, _FORMER + main, main, drop)
+            _hold_parts(con, main, drop)
         _forget_former(con, drop)
         con.commit()
     except BaseException:
@@ -164,7 +184,7 @@ def _keep_former(con: duckdb.DuckDBPyConnection, main: str, drop: str, content: 
         return
     if held == (content or holds(con, "raw_leads").get(drop)):
         return  # the same delivery again
-    for table in PASSED[main]:
+    for table in filter(partial(has_table, con), PASSED[main]):
         kept = _FORMER + table
         _fit_table(con, kept, con.table(table))
         con.execute(f"DELETE FROM {quoted(kept)} WHERE drop = ?", [drop])
@@ -184,7 +204,8 @@ def _forget_former(con: duckdb.DuckDBPyConnection, drop: str) -> None:
     for main, tables in PASSED.items():
         if drop in holds(con, _FORMER + main):
             for table in tables:
-                con.execute(f"DELETE FROM {quoted(_FORMER + table)} WHERE drop = ?", [drop])
+                if has_table(con, _FORMER + table):
+                    con.execute(f"DELETE FROM {quoted(_FORMER + table)} WHERE drop = ?", [drop])
             con.execute(f"DELETE FROM {HOLDINGS} WHERE table_name = ? AND drop = ?", [_FORMER + main, drop])
 
 
@@ -211,15 +232,10 @@ def rows_of(con: duckdb.DuckDBPyConnection, table: str, drops: Sequence[str] | N
     held, delivered = holds(con, table), holds(con, "raw_leads")
     current = [drop for drop, content in held.items() if delivered.get(drop, content) == content]
     if drops is None and len(current) == len(held):
-        return relation
+        return with_parts(con, table, relation, None)
     wanted = [drop for drop in current if drops is None or drop in drops]
-    return relation.filter(duckdb.ColumnExpression(DROP).isin(*map(duckdb.ConstantExpression, wanted or [""])))
-
-
-def has_table(con: duckdb.DuckDBPyConnection, table: str) -> bool:
-    """Whether the warehouse has this table."""
-    found = con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = ? AND NOT temporary", [table])
-    return bool(found.fetchall()[0][0])
+    rows = relation.filter(duckdb.ColumnExpression(DROP).isin(*map(duckdb.ConstantExpression, wanted or [""])))
+    return with_parts(con, table, rows, wanted)
 
 
 def _refuse_stale(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> None:
@@ -302,6 +318,17 @@ def _hold(con: duckdb.DuckDBPyConnection, table: str, drop: str, content: str | 
         f"INSERT INTO {HOLDINGS} SELECT ?, ?, ?, (SELECT count(*) FROM {quoted(table)} WHERE drop = ?), now()",
         [table, drop, content, drop],
     )
+
+
+def _hold_parts(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> None:
+    """Count and show the rows that a table holds of a drop in parts."""
+    if has_table(con, table + SUFFIX):
+        con.execute(
+            f"UPDATE {HOLDINGS} SET row_count = ? + (SELECT count(*) FROM {quoted(table)} WHERE drop = ?) "
+            "WHERE table_name = ? AND drop = ?",
+            [count_rows_in_parts(con, table, drop), drop, table, drop],
+        )
+        show_parts(con, table, drop)
 
 
 def _first_line(text: str) -> str:
