@@ -9,13 +9,14 @@ from typing import Any
 
 import dagster as dg
 
-from junk_leads.defs.assets import champion, experiments, features, leads, model, outcomes, predictions
+from junk_leads.defs.after_runs import failure_sensor, success_sensor
+from junk_leads.defs.assets import champion, experiments, features, history, leads, model, outcomes, predictions
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.jobs import JOBS
-from junk_leads.defs.resources import HomeResource, mlflow_resource
+from junk_leads.defs.resources import EngineResource, HomeResource, mlflow_resource
 from junk_leads.defs.schedules import retraining
 from junk_leads.defs.sensors import make_incoming_sensor
-from junk_leads.home import Home
+from junk_leads.home import SCHEDULER_VARIABLE, Home
 
 
 def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
@@ -23,18 +24,22 @@ def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = N
     home = home or Home.from_environment()
     return dg.Definitions(
         assets=dg.load_assets_from_modules(
-            [leads, features, model, champion, experiments, predictions, outcomes], include_specs=True
+            [leads, features, model, champion, experiments, predictions, outcomes, history], include_specs=True
         ),
         jobs=JOBS,
         sensors=[
             make_incoming_sensor(
                 interval_seconds=int(os.environ.get("JUNK_LEADS_SENSOR_SECONDS", "10")),
                 settle_seconds=float(os.environ.get("JUNK_LEADS_SETTLE_SECONDS", "5")),
-            )
+                stale_minutes=float(os.environ.get("JUNK_LEADS_STALE_MINUTES", "60")),
+            ),
+            failure_sensor,
+            success_sensor,
         ],
         schedules=[retraining],
         resources={
             "home": HomeResource(root=str(home.root)),
+            "engine": EngineResource(scheduler=os.environ.get(SCHEDULER_VARIABLE, ""), tables=str(home.tables)),
             "warehouse": Warehouse(path=str(home.warehouse)),
             "mlflow": mlflow_resource(home),
             **(resources or {}),

@@ -11,6 +11,8 @@ from pathlib import Path
 
 VARIABLE = "JUNK_LEADS_HOME"
 DEFAULT = "data"
+TABLES_VARIABLE = "JUNK_LEADS_TABLES"
+SCHEDULER_VARIABLE = "JUNK_LEADS_SCHEDULER"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Home:
         return self.root / "quarantine"
 
     @property
+    def resolved(self) -> Path:
+        """Refused files whose mended one has been accepted since."""
+        return self.quarantine / "resolved"
+
+    @property
     def archive(self) -> Path:
         """Accepted files, as delivered."""
         return self.root / "archive"
@@ -55,6 +62,16 @@ class Home:
         return self.root / "running.lock"
 
     @property
+    def percentages(self) -> Path:
+        """The percentages of 1s and 0s of every drop, a line each time it is scored; only ever added to."""
+        return self.predictions / "percentages.log"
+
+    @property
+    def alerts(self) -> Path:
+        """What somebody was told of, a line each."""
+        return self.root / "alerts.log"
+
+    @property
     def reports(self) -> Path:
         """Reports, for people."""
         return self.root / "reports"
@@ -63,6 +80,11 @@ class Home:
     def warehouse(self) -> Path:
         """The DuckDB file with every table."""
         return self.root / "warehouse.duckdb"
+
+    @property
+    def tables(self) -> Path:
+        """The parts of tables of drops in shards: where `JUNK_LEADS_TABLES` says, on storage that all workers see."""
+        return Path(os.environ.get(TABLES_VARIABLE) or self.root / "tables").absolute()
 
     @property
     def ledger(self) -> Path:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from junk_leads.cli import leads, models
+from junk_leads.cli import deliveries, leads, models
 from junk_leads.cli.speaking import refuse, tell
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
@@ -40,7 +40,7 @@ def ui(
 
 for command in (
     *(leads.ingest, models.train, models.experiment, leads.score, leads.profile, leads.generate, leads.demo),
-    *(models.evaluate, ui),
+    *(deliveries.drops, deliveries.checks, models.evaluate, ui),
 ):
     app.command()(command)
 app.add_typer(models.app, name="models")

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from junk_leads.cli.speaking import Files, Json, answer, answer_each, opened_platform
+from junk_leads.cli.speaking import Files, Json, Scheduler, answer, answer_each, opened_platform
 
 
-def ingest(files: Files, as_json: Json = False) -> None:
+def ingest(files: Files, scheduler: Scheduler = None, as_json: Json = False) -> None:
     """Read, check and clean CSV files into the warehouse: the data pipeline."""
-    with opened_platform() as platform:
+    with opened_platform(scheduler) as platform:
         answer_each(files, platform.ingest, _ingested, as_json=as_json)
 
 
@@ -28,10 +28,11 @@ def _ingested(drop: dict[str, Any]) -> str:
 def score(
     files: Files,
     out: Annotated[Path | None, typer.Option(help="Also copy the scored CSVs and summaries here.")] = None,
+    scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
     """Score CSV files with the model in Production: the inference pipeline."""
-    with opened_platform() as platform:
+    with opened_platform(scheduler) as platform:
         platform.registry.champion_version()
         answer_each(files, lambda file: platform.score(file, out), _scored, as_json=as_json)
 

@@ -4,22 +4,32 @@ What lives here: what every command shares. What does not: any command.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from junk_leads.errors import JunkLeadsError
-from junk_leads.home import Home
+from junk_leads.home import SCHEDULER_VARIABLE, Home
 
 if TYPE_CHECKING:
     from junk_leads.running.launching import Platform
     from junk_leads.stores.registry import Registry
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-Files = Annotated[list[Path], typer.Argument(help="CSV files (also .csv.gz); copied, never moved or changed.")]
+Files = Annotated[
+    list[str],
+    typer.Argument(
+        help="CSV files (also .csv.gz), copied, never moved or changed. A folder, a quoted pattern or an address "
+        "(s3://...) is one drop in shards, CSV or Parquet, which stay where they are."
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(envvar=SCHEDULER_VARIABLE, help="tcp://HOST:PORT of a Dask scheduler whose workers do the work."),
+]
 Asked = TypeVar("Asked")
 
 
@@ -64,8 +74,10 @@ def answer_each(
 
 
 @contextmanager
-def opened_platform() -> Iterator["Platform"]:
-    """The platform of the home that the environment names."""
+def opened_platform(scheduler: str | None = None) -> Iterator["Platform"]:
+    """The platform of the home that the environment names; `scheduler` is that of this command."""
+    if scheduler is not None:
+        os.environ[SCHEDULER_VARIABLE] = scheduler
     from junk_leads.running.launching import platform
 
     with platform(Home.from_environment(), tell) as found:

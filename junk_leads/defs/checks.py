@@ -10,53 +10,76 @@ blocking check never reach the table, so a refused drop stays refused for whoeve
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import duckdb
 
 from junk_leads.defs.expectations import Evidence, Frame, Suite, load_suite, validate
+from junk_leads.defs.recovery import skip_checks
 from junk_leads.errors import JunkLeadsError
+from junk_leads.home import Home
+from junk_leads.steps.pages.sentences import found_sentence, percent
+from junk_leads.stores.ledger import Ledger
+from junk_leads.stores.telling.findings import Finding, Findings
 
 
-def check_specs(asset: str) -> list[dg.AssetCheckSpec]:
-    """One spec for each check of the asset's suite, with its sentence as description."""
+def check_specs(asset: str, partitions: dg.PartitionsDefinition[str] | None = None) -> list[dg.AssetCheckSpec]:
+    """One spec for each check of the asset's suite, with its sentence as description.
+
+    `partitions` are the asset's: the state of a check is then kept for each of them, one drop's beside the others'.
+    """
     suite = load_suite(asset)
     return [
-        dg.AssetCheckSpec(name, asset=asset, description=sentence, blocking=suite.is_blocking(name))
+        dg.AssetCheckSpec(
+            name, asset=asset, description=sentence, blocking=suite.is_blocking(name), partitions_def=partitions
+        )
         for name, sentence in suite.descriptions.items()
     ]
 
 
-def evaluate(suite: Suite, frames: Mapping[str, Frame]) -> list[dg.AssetCheckResult]:
+def evaluate(
+    suite: Suite, frames: Mapping[str, Frame], found: Mapping[str, str] | None = None
+) -> list[dg.AssetCheckResult]:
     """Run a suite over named frames, a result for each check.
 
-    Checks that look only at frames that are not at hand are left out.
+    `found` has better words than the evidence's own, by check, for what was found. Checks that look only at frames that
+    are not at hand are left out.
     """
     started = time.perf_counter()
     expectations = tuple(e for e in suite.expectations if e.on in frames)
     evidence = validate(expectations, frames)
     checks = dict.fromkeys(e.check for e in expectations)
-    results = [check_result(suite, check, [x for x in evidence if x.expectation.check == check]) for check in checks]
+    results = [
+        check_result(suite, check, [x for x in evidence if x.expectation.check == check], (found or {}).get(check))
+        for check in checks
+    ]
     seconds = dg.MetadataValue.float((time.perf_counter() - started) / max(len(results), 1))
     return [result._replace(metadata={**result.metadata, "seconds": seconds}) for result in results]
 
 
-def check_result(suite: Suite, check: str, evidence: list[Evidence]) -> dg.AssetCheckResult:
-    """One check's result: failed when a row failed, ERROR when a failed row is an ERROR."""
+def check_result(suite: Suite, check: str, evidence: list[Evidence], found: str | None = None) -> dg.AssetCheckResult:
+    """One check's result: failed when a row failed, ERROR when a failed row is an ERROR.
+
+    A check that failed says first what was found, then what was expected.
+    """
     failed = [x for x in evidence if not x.passed]
     errors = [x for x in failed if x.expectation.severity == "ERROR"]
     severity = dg.AssetCheckSeverity.ERROR if errors or not failed else dg.AssetCheckSeverity.WARN
     worst = max(failed or evidence, key=lambda x: x.unexpected_share)
+    expected, found = suite.descriptions[check], found or found_sentence(evidence)
     return dg.AssetCheckResult(
         asset_key=suite.asset,
         check_name=check,
         passed=not failed,
         severity=severity,
-        description=suite.descriptions[check],
+        description=f"{found}. Expected: {expected}" if failed else expected,
         metadata={
+            "found": found,
+            "expected": expected,
             "evidence": dg.MetadataValue.md(evidence_table(evidence)),
             "unexpected_count": sum(x.unexpected_count for x in evidence),
             "unexpected_share": float(worst.unexpected_share),
@@ -83,7 +106,7 @@ def evidence_table(evidence: list[Evidence]) -> str:
             ", ".join(f"{k} {v}" for k, v in kwargs.items()),
             "" if x.observed is None else x.observed,
             x.unexpected_count,
-            f"{x.unexpected_share:.4%}",
+            percent(x.unexpected_share),
             ", ".join(repr(example) for example in x.examples),
         ]
         lines.append("| " + " | ".join([passed, *(inert(str(cell)) for cell in cells)]) + " |")
@@ -114,7 +137,13 @@ def refusal(results: list[dg.AssetCheckResult]) -> str | None:
     failed = [r for r in results if r.metadata["refuses"].value]
     if not failed:
         return None
-    return "; ".join(f"{r.check_name}: {r.description}" for r in failed)
+    return "; ".join(f"{r.check_name}: {found_by(r)}" for r in failed)
+
+
+def found_by(result: dg.AssetCheckResult | dg.AssetCheckEvaluation) -> str:
+    """What a check found, in its own words."""
+    found = result.metadata.get("found")
+    return str(found.value) if found else (result.description or "")
 
 
 def stage(con: duckdb.DuckDBPyConnection, name: str, relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
@@ -143,17 +172,64 @@ def publish(
         told_version = None if data_version is None else dg.DataVersion(data_version)
         metadata = {**(metadata or {}), "checks_seconds": spent}
         yield dg.Output(value, metadata=metadata, data_version=told_version)
-    yield from results
+    yield from tell(results)
     if reason is not None:
         key = results[0].asset_key
         name = key.to_user_string() if key else "the output"
         raise dg.Failure(f"{name} was not stored: {reason}", allow_retries=False)
 
 
+def tell(results: Sequence[dg.AssetCheckResult]) -> Iterator[dg.AssetCheckResult]:
+    """Tell Dagster of checks, with the drop that they are about, and keep what they found beside the ledger."""
+    context = _running()
+    if context is not None:
+        drop = context.partition_key if context.has_partition_key else ""
+        if drop:
+            results = [r._replace(metadata={"drop": dg.MetadataValue.text(drop), **r.metadata}) for r in results]
+        home = _home(context)
+        deliveries = Ledger(home).deliveries_of(drop) if drop else []
+        content = deliveries[-1].content if deliveries else ""
+        Findings(home).note([_finding(r, drop, content, context.run_id) for r in results])
+    yield from results
+
+
+def _running() -> dg.AssetExecutionContext | None:
+    """The context of the step that is running; none where a check is called as a function."""
+    try:
+        return dg.AssetExecutionContext.get()
+    except dg.DagsterInvariantViolationError:
+        return None
+
+
+def _home(context: dg.AssetExecutionContext) -> Home:
+    return Home(Path(context.resources.warehouse.path).parent)
+
+
+def _finding(result: dg.AssetCheckResult, drop: str, content: str, run_id: str) -> Finding:
+    metadata = {name: found.value for name, found in result.metadata.items()}
+    return Finding(
+        drop=drop,
+        content=content,
+        asset=result.asset_key.to_user_string() if result.asset_key else "",
+        check=str(result.check_name),
+        passed=bool(result.passed),
+        severity=result.severity.value,
+        refuses=bool(metadata.get("refuses", False)),
+        found=found_by(result),
+        expected=str(metadata.get("expected", "")),
+        run_id=run_id,
+    )
+
+
 @contextmanager
 def plain_failures() -> Iterator[None]:
-    """An expected error fails the step with its one line."""
+    """An expected error fails the step with its one line; checks that the run never came to are skipped, not failed."""
     try:
         yield
-    except JunkLeadsError as error:
+    except (JunkLeadsError, dg.Failure) as error:
+        context = _running()
+        if context is not None:
+            skip_checks(context.instance, context.run_id)
+        if isinstance(error, dg.Failure):
+            raise
         raise dg.Failure(str(error), allow_retries=False) from error

@@ -10,13 +10,14 @@ A suite file is a list of expectations. Each has Great Expectations' own `type` 
   columns   instead of kwargs.column: names, or `role:<role>,...`, one expectation for each
             (a name or value like `consumer:blocks` stands for a fact that is only known at run time)
   severity  ERROR (the default) or WARN;  blocking  a failure stops the asset from being stored
+  told      what to say of a value that is not as expected: {n}, {percent}, {most}, {most_percent}
 """
 
 import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,15 +25,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import duckdb
 import numpy as np
 
+from junk_leads.engine.on_shards import LooksByFrame
+from junk_leads.engine.tallies import Tally
 from junk_leads.reference import lead_schema, read_text
-from junk_leads.steps.sql import quoted
+from junk_leads.steps.leads.accounting import distinct_values
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLES = 20
 
-Frame: TypeAlias = duckdb.DuckDBPyRelation | tuple[str, ...]  # rows, or the names of columns alone
+Frame: TypeAlias = duckdb.DuckDBPyRelation | Tally | tuple[str, ...]  # rows, what is looked at of them, or columns
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Expectation:
     on: str = "rows"
     severity: str = "ERROR"
     blocking: bool = False
+    told: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ class Evidence:
 
     `observed` is the observed value of a table expectation, and what there is of a column: its range where
     a range is expected, else the number of values. `unexpected_count`, `unexpected_share` (0 to 1, of the
-    values looked at) and up to 20 different `examples` are those of a column expectation.
+    values looked at, `looked_at`) and up to 20 different `examples` are those of a column expectation; `value` is the
+    one number of an account of one row.
     """
 
     expectation: Expectation
@@ -63,6 +68,8 @@ class Evidence:
     unexpected_count: int = 0
     unexpected_share: float = 0.0
     examples: tuple[Any, ...] = ()
+    looked_at: int = 0
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,20 @@ def validate(expectations: tuple[Expectation, ...], frames: Mapping[str, Frame])
     return [found[id(e)] for e in expectations]
 
 
+def looks_of(suite: Suite) -> LooksByFrame:
+    """What a suite looks at: of each frame the columns, and whether only at which values are missing."""
+    looks: LooksByFrame = {}
+    for name, column in dict.fromkeys((e.on, e.kwargs.get("column")) for e in suite.expectations):
+        if column:
+            mine = [e for e in suite.expectations if (e.on, e.kwargs.get("column")) == (name, column)]
+            looks.setdefault(name, {})[column] = _looks_at_missing_only(mine)
+    return looks
+
+
+def _looks_at_missing_only(expectations: Sequence[Expectation]) -> bool:
+    return all(e.type.endswith("_not_be_null") for e in expectations)
+
+
 def _of_table(expectations: list[Expectation], frame: Frame) -> Iterator[Evidence]:
     import pandas as pd
 
@@ -145,12 +166,14 @@ def _of_column(expectations: list[Expectation], frame: Frame, column: str) -> It
         unexpected = int(rows[result.get("unexpected_index_list") or []].sum())
         share = unexpected / max(looked_at, 1)
         observed = f"{looked_at:,} values"
+        value = None
         if e.type.endswith("_be_between") and looked_at:
             ends = (float(values[column].min()), float(values[column].max()))
             observed = " to ".join(f"{end:,.10g}" for end in dict.fromkeys(ends))
+            value = ends[0] if len(rows) == 1 and looked_at == 1 else None
         passed = 1.0 - share >= float(e.kwargs.get("mostly", 1.0))
         examples = tuple(result.get("partial_unexpected_list", ()))
-        yield Evidence(e, passed, observed, int(rows.sum()), unexpected, share, examples)
+        yield Evidence(e, passed, observed, int(rows.sum()), unexpected, share, examples, looked_at, value)
 
 
 def _distinct_values(
@@ -161,10 +184,10 @@ def _distinct_values(
 
     if isinstance(frame, tuple) or column not in frame.columns:
         return pd.DataFrame(columns=[]), np.zeros(0, dtype=np.int64)  # it is Great Expectations that says so
-    cell = quoted(column)
-    differing = f"{cell} IS NULL" if all(e.type.endswith("_not_be_null") for e in expectations) else cell
-    told = frame.aggregate(f"any_value({cell}) AS value, count(*) AS row_count", differing).order("value")
-    table = told.to_arrow_table()
+    if isinstance(frame, Tally):
+        table = frame.values[column]
+    else:
+        table = distinct_values(frame, column, missing_only=_looks_at_missing_only(expectations))
     return table.select(["value"]).to_pandas().set_axis([column], axis=1), table["row_count"].to_numpy()
 
 

@@ -17,13 +17,14 @@ from junk_leads.defs.checks import inert
 from junk_leads.defs.recovery import hold
 from junk_leads.errors import WarehouseUnavailable
 from junk_leads.home import Home
+from junk_leads.stores.table_parts import Output, relation_of
 from junk_leads.stores.warehouse import connect, rows_of, store
 
 PREVIEW_ROWS = 5
 PREVIEW_COLUMNS = 14
 POOL = "warehouse"
 
-Tables: TypeAlias = Mapping[str, duckdb.DuckDBPyRelation]
+Tables: TypeAlias = Mapping[str, Output]
 
 
 class Warehouse(dg.ConfigurableIOManager):
@@ -72,7 +73,7 @@ class Warehouse(dg.ConfigurableIOManager):
         drops = list(context.asset_partition_keys) if context.has_asset_partitions else None
         return rows_of(self.connection(), context.asset_key.path[-1], drops)
 
-    def handle_output(self, context: dg.OutputContext, obj: duckdb.DuckDBPyRelation | Tables) -> None:
+    def handle_output(self, context: dg.OutputContext, obj: Output | Tables) -> None:
         """Replace what the tables hold of this output's partitions, in one transaction."""
         drops = list(context.asset_partition_keys) if context.has_asset_partitions else None
         table = context.asset_key.path[-1]
@@ -84,24 +85,26 @@ class Warehouse(dg.ConfigurableIOManager):
             )
         content = (context.output_metadata or {}).get("content")
         stored = store(self.connection(), outputs, drops, None if content is None else str(content.value))
-        context.add_output_metadata(describe(outputs[table], stored[table]))
+        context.add_output_metadata(describe(relation_of(self.connection(), outputs[table]), stored[table]))
         self.release()
 
 
-def describe(relation: duckdb.DuckDBPyRelation, row_count: int) -> dict[str, dg.MetadataValue]:
+def describe(
+    relation: duckdb.DuckDBPyRelation, row_count: int, shown: int = PREVIEW_ROWS
+) -> dict[str, dg.MetadataValue]:
     """Row count, column schema and a preview, as Dagster shows them."""
     columns = [dg.TableColumn(name, str(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)]
     return {
         "dagster/row_count": dg.MetadataValue.int(row_count),
         "dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(columns=columns)),
-        "preview": dg.MetadataValue.md(preview(relation)),
+        "preview": dg.MetadataValue.md(preview(relation, shown)),
     }
 
 
-def preview(relation: duckdb.DuckDBPyRelation) -> str:
+def preview(relation: duckdb.DuckDBPyRelation, row_count: int = PREVIEW_ROWS) -> str:
     """The first rows as a Markdown table, every value inert."""
     shown = relation.columns[:PREVIEW_COLUMNS]
-    rows = relation.limit(PREVIEW_ROWS).fetchall()
+    rows = relation.limit(row_count).fetchall()
     lines = ["| " + " | ".join(map(inert, shown)) + " |", "|" + "---|" * len(shown)]
     for row in rows:
         cells = ("" if value is None else inert(str(value), 80) for value in row[: len(shown)])

@@ -1,7 +1,11 @@
-"""Runs whose process was killed: found, and told to have failed, so that no other run waits for them.
+"""Runs that did not come to their end: killed ones are told to have failed, and checks not come to as skipped.
 
-What lives here: the lock that a run holds for as long as its process lives, and what is done when nobody holds it. What
-does not: trying such a run again (`sensors.py`).
+What lives here: the lock that a run holds for as long as its process lives, and what is done when nobody holds it; and
+how Dagster 1.13 is told that a check was skipped. What does not: trying such a run again (`sensors.py`).
+
+Dagster plans every check of a run when the run is made, and shows those that told nothing as "Execution failed" when it
+fails, though nothing of them was executed. It shows a plan as "Skipped" when its run ended otherwise; there is no event
+that says so of a check. So such plans are handed to a run of their own, which did nothing and succeeded.
 """
 
 import fcntl
@@ -12,9 +16,14 @@ from pathlib import Path
 from typing import IO
 
 import dagster as dg
+from dagster._core.storage.event_log import SqlEventLogStorage
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 
 from junk_leads.home import Home
 
+SKIPPED_RUN = "5c1bbed0-0000-4000-8000-000000000000"
+_SKIPPED_JOB = "skipped_checks"
+_SKIPPED_WHY = "holds the checks that no run came to, because a step before them had failed; it does nothing"
 _WHY = "its process ended before it did; the warehouse holds what it held before: launch it again"
 _SETTLED_SECONDS = 60.0  # after which a run without a pool slot has taken the lock, or never will
 _UNFINISHED = (
@@ -62,3 +71,34 @@ def fail_dead_runs(instance: dg.DagsterInstance, home: Home) -> list[str]:
         for run_id in holders:
             storage.free_concurrency_slots_for_run(run_id)
         return dead
+
+
+def skip_checks(instance: dg.DagsterInstance, run_id: str) -> int:
+    """Tell Dagster that the checks which this failing run planned and has not evaluated are skipped; returns how many.
+
+    To be called when no step of the run will evaluate any more.
+    """
+    storage = instance.event_log_storage
+    if not isinstance(storage, SqlEventLogStorage):
+        return 0
+    table = AssetCheckExecutionsTable.c
+    planned = (table.run_id == run_id) & (table.execution_status == "PLANNED")
+    with storage.index_connection() as con:
+        rows = con.execute(
+            AssetCheckExecutionsTable.select()
+            .with_only_columns(table.asset_key, table.check_name, table.partition)
+            .where(planned)
+        ).fetchall()
+    if not rows:
+        return 0
+    if not instance.has_run(SKIPPED_RUN):
+        run = dg.DagsterRun(
+            _SKIPPED_JOB, SKIPPED_RUN, status=dg.DagsterRunStatus.SUCCESS, tags={"junk_leads/what": _SKIPPED_WHY}
+        )
+        instance.add_run(run)
+    with storage.index_connection() as con:
+        for asset, check, partition in rows:  # a check of a drop is skipped once: the last time
+            same = (table.asset_key == asset) & (table.check_name == check) & (table.partition.is_(partition))
+            con.execute(AssetCheckExecutionsTable.delete().where((table.run_id == SKIPPED_RUN) & same))
+        con.execute(AssetCheckExecutionsTable.update().where(planned).values(run_id=SKIPPED_RUN))
+    return len(rows)

@@ -17,15 +17,22 @@ from junk_leads.defs.jobs import data_pipeline, inference_pipeline
 from junk_leads.defs.recovery import fail_dead_runs
 from junk_leads.defs.resources import HomeResource
 from junk_leads.errors import DropRefused, NoChampion, RegistryError
+from junk_leads.home import Home
 from junk_leads.reference import lead_schema
 from junk_leads.steps.leads.reading import read_header
-from junk_leads.stores.incoming import Decision, decide, list_incoming, run_key, with_contents
+from junk_leads.stores.incoming import Decision, decide, list_incoming, run_key, stale_files, with_contents
 from junk_leads.stores.ledger import Delivery, Ledger, drop_key
 from junk_leads.stores.registry import Registry
+from junk_leads.stores.telling.alerting import alert
 
 
-def make_incoming_sensor(*, interval_seconds: int, settle_seconds: float) -> dg.SensorDefinition:
-    """The sensor, looking every `interval_seconds` and trusting files at rest for `settle_seconds`."""
+def make_incoming_sensor(
+    *, interval_seconds: int, settle_seconds: float, stale_minutes: float = 60.0
+) -> dg.SensorDefinition:
+    """The sensor, looking every `interval_seconds` and trusting files at rest for `settle_seconds`.
+
+    A file that still lies there after `stale_minutes` is told of.
+    """
 
     @dg.sensor(
         name="incoming_sensor",
@@ -45,7 +52,7 @@ def make_incoming_sensor(*, interval_seconds: int, settle_seconds: float) -> dg.
         deliveries = ledger.deliveries()
         waiting = [d for d in deliveries if d.status == "waiting"]
         by_name = {file.name: file for file in files}
-        requests, reasons = [], []
+        requests, reasons, left = [], [], []
         for decision in decide(files, deliveries, _run_states(context.instance, waiting), now):
             file, reason = by_name[decision.name], decision.reason
             if decision.action == "run":
@@ -59,7 +66,10 @@ def make_incoming_sensor(*, interval_seconds: int, settle_seconds: float) -> dg.
                 reasons.append(f"{_shown(file.name)}: {reason}")
             if decision.action == "done":
                 _done(ledger, folder / file.name, file.content)
+            if decision.action in ("wait", "skip"):
+                left.append((file.name, reason))
             context.log.info(f"{decision.action}: {_shown(file.name)}: {reason}")
+        _tell_of_stale(home.home, left, now, stale_minutes)
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else ("; ".join(reasons) or "nothing in incoming/"),
@@ -68,6 +78,15 @@ def make_incoming_sensor(*, interval_seconds: int, settle_seconds: float) -> dg.
         )
 
     return incoming_sensor
+
+
+def _tell_of_stale(home: Home, left: Sequence[tuple[str, str]], now: float, stale_minutes: float) -> None:
+    """One alert for each file that has been lying in `incoming/` for too long, with why."""
+    reasons = dict(left)
+    for name, came in stale_files(home.incoming, reasons, now, stale_minutes * 60):
+        hours = (now - came) / 3600
+        told = f"{_shown(name)} has been waiting in incoming/ for {hours:.1f} h: {reasons[name]}"
+        alert(home, "stale folder", f"stale:{_shown(name)}:{came}", told)
 
 
 def _request(ledger: Ledger, registry: Registry, path: Path, content: str, decision: Decision) -> dg.RunRequest:

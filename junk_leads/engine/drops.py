@@ -50,7 +50,7 @@ class ReadDrop:
     """A drop as its shards were read: what Reading says of a file, its leads in parts."""
 
     table: MadeTable
-    rejected: pa.Table
+    rejected: duckdb.DuckDBPyRelation
     header: tuple[str, ...]
     ignored: tuple[str, ...]
     labelled: bool
@@ -89,7 +89,7 @@ def read_drop(
         lines = [0, *accumulate(executor.map(on_shards.count_data_lines, numbered[:-1]))]
     return ReadDrop(
         MadeTable(parts, _added_up(con, [shard.tallies for shard in read], looks)),
-        pa.concat_tables([_renumbered(shard, before[at], lines[at]) for at, shard in enumerate(read)]),
+        con.from_arrow(pa.concat_tables([_renumbered(shard, before[at], lines[at]) for at, shard in enumerate(read)])),
         first.header,
         first.ignored,
         first.labelled,

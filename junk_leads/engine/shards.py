@@ -116,8 +116,12 @@ def write_manifest(path: Path, shards: Sequence[Shard]) -> None:
 
 
 def read_manifest(path: Path) -> list[Shard]:
-    """The shards of a manifest."""
-    return [Shard(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["shards"]]
+    """The shards of a manifest; raises DropRefused for what is none."""
+    try:
+        shards = [Shard(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["shards"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DropRefused(f"{path.name!r} is no list of shards", do="deliver the folder of the shards itself") from error
+    return shards
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from junk_leads.steps.leads.accounting import count, distinct_values
 
-Looks = Mapping[str, bool]  # the columns that are looked at; True: only at whether they are missing
+Looks = dict[str, bool]  # the columns that are looked at; True: only at whether they are missing
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,16 @@ from typing import Any
 
 import dagster as dg
 
+from junk_leads.defs.after_runs import after_run
+from junk_leads.defs.checks import found_by
 from junk_leads.defs.jobs import EXPERIMENT_ASSETS, TRAINING_ASSETS
 from junk_leads.defs.labelled_drops import to_train
 from junk_leads.defs.recovery import fail_dead_runs
 from junk_leads.defs.resources import OfHome
+from junk_leads.engine.cluster import executor_of
+from junk_leads.engine.shards import is_sharded
 from junk_leads.errors import JunkLeadsError
-from junk_leads.home import Home
+from junk_leads.home import SCHEDULER_VARIABLE, Home
 from junk_leads.running.instance import opened_instance
 from junk_leads.steps.boosting import refuse_unknown_parameters
 from junk_leads.steps.leads.generating import write_leads
@@ -29,7 +33,7 @@ from junk_leads.steps.learning.gating import Verdict
 from junk_leads.steps.pages.profiling import refuse_without_profiler, write_profile
 from junk_leads.stores import promotion
 from junk_leads.stores.labelled import labelled_drops
-from junk_leads.stores.ledger import Delivery, hand_over
+from junk_leads.stores.ledger import Delivery, hand_over, hand_over_shards
 from junk_leads.stores.mlflow_store import mlflow_quiet
 from junk_leads.stores.registry import PRODUCTION
 from junk_leads.stores.warehouse import connect, has_table, rows_of
@@ -69,32 +73,56 @@ class Platform(OfHome):
                 run_config=config,
                 raise_on_error=False,
             )
+        self._after(result.run_id)
         if not result.success:
             raise JunkLeadsError(failure_line(result.all_events, result.run_id))
         for check in result.get_asset_check_evaluations():
             if not check.passed:
                 where = f"{check.asset_key.to_user_string()}, {check.check_name}"
-                self.progress(f"a check warns ({where}); expected: {check.description}")
+                self.progress(f"a check warns ({where}): {found_by(check)}; expected: {_expected(check)}")
 
-    def process(self, file: Path, job: str) -> Delivery:
-        """Hand a file over and run a job on its drop; returns its delivery. Raises JunkLeadsError."""
-        delivery = hand_over(self.home, self.ledger, file)
+    def _after(self, run_id: str) -> None:
+        try:
+            after_run(self.home, self.instance, run_id)
+        except JunkLeadsError as error:  # the run is done: what follows it follows the next one
+            self.progress(f"the history was not renewed ({error})")
+
+    def _hand_over(self, asked: str | Path) -> Delivery:
+        """Hand a file over, or the shards that a folder, a pattern or an address names."""
+        if not is_sharded(str(asked)):
+            return hand_over(self.home, self.ledger, Path(asked))
+        with executor_of(os.environ.get(SCHEDULER_VARIABLE, "")) as executor:
+            return hand_over_shards(self.home, self.ledger, str(asked), executor)
+
+    def process(self, file: str | Path, job: str) -> Delivery:
+        """Hand a file over and run a job on its drop; returns its delivery. Raises JunkLeadsError.
+
+        A folder, a pattern or an address (s3://...) is one drop in shards.
+        """
+        delivery = self._hand_over(file)
         self.instance.add_dynamic_partitions("drops", [delivery.drop])
         try:
             self.launch(job, drop=delivery.drop)
         except JunkLeadsError as error:
-            raise JunkLeadsError(f"{file.name}: {error}{self._quarantined(delivery.drop)}") from error
+            raise JunkLeadsError(f"{Path(file).name}: {error}{self._quarantined(delivery.drop)}") from error
+        for known in self.rows(
+            "SELECT * FROM known_leads WHERE drop = ? AND known_leads > 0", "known_leads", [delivery.drop]
+        ):
+            self.progress(
+                f"{known['known_leads']:,} of the leads of {delivery.drop} were delivered in other drops too, "
+                f"{known['known_labelled_leads']:,} of them labelled; all are kept"
+            )
         return self.ledger.newest(delivery.drop)
 
     def _quarantined(self, drop: str) -> str:
         delivery = self.ledger.newest(drop)
         return f" (the file and its reason are in {delivery.path.parent})" if delivery.status == "refused" else ""
 
-    def ingest(self, file: Path) -> dict[str, Any]:
+    def ingest(self, file: str | Path) -> dict[str, Any]:
         """Run the data pipeline on a file; returns the account of its drop. Raises JunkLeadsError."""
         return self.account(self.process(file, "data_pipeline").drop)
 
-    def score(self, file: Path, out: Path | None = None) -> dict[str, Any]:
+    def score(self, file: str | Path, out: Path | None = None) -> dict[str, Any]:
         """Run the inference pipeline on a file; returns its drop's figures and where its results are.
 
         They are copied into the folder `out` as well. Raises JunkLeadsError.
@@ -230,7 +258,7 @@ class Platform(OfHome):
         """What became of a drop's rows: read, kept, duplicates, rejected."""
         rows = self.rows(
             "SELECT drop, rows_read, rows_rejected, labelled, "
-            "(SELECT count(*) FROM cleaned_leads c WHERE c.drop = d.drop) AS kept "
+            "(SELECT row_count FROM table_drops AS h WHERE h.table_name = 'cleaned_leads' AND h.drop = d.drop) AS kept "
             "FROM delivered_drops d WHERE drop = ?",
             "cleaned_leads",
             [drop],
@@ -265,7 +293,13 @@ def platform(home: Home, progress: Progress = lambda line: None) -> Iterator[Pla
     with opened_instance(home) as instance:
         for run_id in fail_dead_runs(instance, home):
             progress(f"run {run_id} had ended with its process and is marked as failed")
+            after_run(home, instance, run_id)
         yield Platform(home, build_defs(home), instance, progress)
+
+
+def _expected(check: dg.AssetCheckEvaluation) -> str:
+    expected = check.metadata.get("expected")
+    return str(expected.value) if expected else "it to pass"
 
 
 def failure_line(events: Iterable[dg.DagsterEvent], run_id: str) -> str:

@@ -6,7 +6,7 @@ What lives here: when a file is complete, new, or to be tried again. What does n
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -137,6 +137,22 @@ def list_incoming(folder: Path) -> list[IncomingFile]:
             continue  # moved away while we looked
         files.append(IncomingFile(entry.name, found.st_size, found.st_mtime, stat.S_ISREG(found.st_mode)))
     return files
+
+
+def stale_files(folder: Path, names: Iterable[str], now: float, stale_seconds: float) -> list[tuple[str, float]]:
+    """Those of the files that came into the folder longer ago than `stale_seconds`, and when, in seconds since 1970.
+
+    When a file came is when its inode last changed: a copy may keep the time at which its content was written.
+    """
+    found = []
+    for name in names:
+        try:
+            came = (folder / name).lstat().st_ctime
+        except OSError:
+            continue  # moved away while we looked
+        if now - came > stale_seconds:
+            found.append((name, came))
+    return found
 
 
 def with_contents(

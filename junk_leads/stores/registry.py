@@ -22,6 +22,7 @@ from junk_leads.home import Home
 from junk_leads.steps.scoring.scoring import ScoringModel
 from junk_leads.stores.mlflow_store import client_of, downloaded, plain_errors
 from junk_leads.stores.model_files import load_scoring_model
+from junk_leads.stores.telling.alerting import alert
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -204,6 +205,8 @@ class Registry:
             raise RegistryError(f"version {current} is the first in Production; there is nothing to roll back to")
         why = why or f"rolled back from version {current}"
         self.promote(former, PRODUCTION, why=why, by=by, evidence={"rollback": True})
+        told = f"version {former} is in production again, in place of version {current} ({why})"
+        alert(self.home, "champion rolled back", f"rollback:{time.time_ns()}", told)
         return former
 
     def history(self) -> list[dict[str, Any]]:

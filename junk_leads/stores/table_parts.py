@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from junk_leads.engine.drops import MadeTable
 from junk_leads.engine.parts import Part, read_parts, sql_of_parts
+from junk_leads.steps.leads.accounting import count
 from junk_leads.steps.sql import quoted
 
 SUFFIX = "_parts"
@@ -60,6 +61,11 @@ def rows_and_parts(
 def relation_of(con: duckdb.DuckDBPyConnection, output: Output) -> duckdb.DuckDBPyRelation:
     """The rows of an output, wherever they are."""
     return read_parts(con, [part.path for part in output.parts]) if isinstance(output, MadeTable) else output
+
+
+def count_of(output: Output) -> int:
+    """The number of rows of an output, wherever they are."""
+    return output.rows if isinstance(output, MadeTable) else count(output)
 
 
 def parts_of(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> list[Part]:

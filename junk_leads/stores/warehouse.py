@@ -34,7 +34,7 @@ HOLDINGS = "table_drops"
 # rows of the delivery before it are kept beside, to be put back when it is refused.
 PASSED = {
     "raw_leads": ("raw_leads", "rejected_leads", "delivered_drops", f"raw_leads{SUFFIX}"),
-    "cleaned_leads": ("cleaned_leads", f"cleaned_leads{SUFFIX}"),
+    "cleaned_leads": ("cleaned_leads", "known_leads", f"cleaned_leads{SUFFIX}"),
     "interaction_groups": ("interaction_groups", f"interaction_groups{SUFFIX}"),
 }
 LAST = "interaction_groups"

@@ -6,35 +6,45 @@ What does not: the steps themselves (`steps/`) and the expectations (`reference/
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import duckdb
 
-from junk_leads.defs.assets import DATA_PIPELINE, declared, lineage
-from junk_leads.defs.checks import check_result, evaluate, plain_failures, publish, refusal, stage
-from junk_leads.defs.expectations import Evidence, Frame, load_suite
-from junk_leads.defs.io_managers import Warehouse
+from junk_leads.defs.assets import DATA_PIPELINE, DROPS, OWNERS, declared, freshness, lineage
+from junk_leads.defs.checks import check_result, evaluate, found_by, plain_failures, publish, refusal, stage, tell
+from junk_leads.defs.expectations import Evidence, Frame, load_suite, looks_of
+from junk_leads.defs.io_managers import Warehouse, describe
 from junk_leads.defs.labelled_drops import keep_labelled_drops
-from junk_leads.defs.resources import HomeResource
-from junk_leads.errors import DropRefused
+from junk_leads.defs.resources import EngineResource, HomeResource
+from junk_leads.engine.drops import MadeTable, ReadDrop, clean_drop, group_drop, read_drop
+from junk_leads.engine.making import Making
+from junk_leads.errors import DropRefused, DropUnknown
 from junk_leads.reference import interaction_groups as groups_of_interactions
 from junk_leads.reference import lead_schema
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.cleaning import clean
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.reading import Reading, read_header, read_leads
+from junk_leads.steps.pages.rejections import rejections_sentence, write_rejected_rows
+from junk_leads.steps.watching.overlap import count_known_leads
 from junk_leads.stores.ledger import Delivery, content_of
-from junk_leads.stores.warehouse import holds, take_back
+from junk_leads.stores.table_parts import Output, count_of, parts_of, relation_of
+from junk_leads.stores.warehouse import has_table, holds, rows_of, store, take_back
 
 SCHEMA = lead_schema()
 GROUP = DATA_PIPELINE
+REJECTED_SHOWN = 50  # rows in the catalogue; all are in the table
 _MEND = "mend the file and deliver it again"
 
 
-@dg.asset(**declared("raw_leads", GROUP, {"duckdb", "csv"}))
+@dg.asset(**declared("raw_leads", GROUP, {"duckdb", "csv"}, **freshness()))
 def raw_leads(
-    context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse], home: HomeResource
+    context: dg.AssetExecutionContext,
+    warehouse: dg.ResourceParam[Warehouse],
+    home: HomeResource,
+    engine: EngineResource,
 ) -> Iterator[Any]:
     """Leads as delivered: one row for each lead of a drop, typed, with `drop` and `lead_number` (from 1, file order).
 
@@ -43,30 +53,101 @@ def raw_leads(
     a file that cannot be read goes to `quarantine/` with a `reason.json`, and former rows stay.
     """
     drop = context.partition_key
-    with plain_failures():
-        delivery = home.ledger.newest(drop)
+    with plain_failures(), engine.making("raw_leads", drop) as work:
         try:
-            reading, results = _read(warehouse.connection(), delivery)
+            delivery = home.ledger.newest(drop)
+        except DropUnknown:
+            context.instance.delete_dynamic_partition("drops", drop)  # made up in the UI: it does not stay
+            raise
+        try:
+            reading, results = _read(warehouse.connection(), delivery, engine, work)
         except DropRefused as refused:
             _refuse(home, warehouse, delivery, refused)
-            yield _refused_result(delivery, refused)
+            yield from tell([_refused_result(delivery, refused)])
             raise
+        drop_value = duckdb.ConstantExpression(drop).alias("drop")
+        rejected = reading.rejected.select(drop_value, duckdb.StarExpression())
+        refused_rows = rejected.select(
+            duckdb.StarExpression(), duckdb.ConstantExpression(delivery.content).alias("content")
+        )
         reason = refusal(results)
         if reason is not None:
-            _refuse(home, warehouse, delivery, DropRefused(reason, where="rows", do=_mend(reading)))
-        drop_value = duckdb.ConstantExpression(drop).alias("drop")
+            folder = _refuse(
+                home,
+                warehouse,
+                delivery,
+                _refusal_of_rows(results, f"{_MEND}; every rejected row is in rejected_rows.csv beside this reason"),
+            )
+            write_rejected_rows(rejected, folder / "rejected_rows.csv")
+            tables = {
+                "refused_rows": refused_rows,
+                "refused_drops": _delivered(warehouse.connection(), delivery, reading),
+            }
+            store(warehouse.connection(), tables, [drop], delivery.content)
+            yield _rejections(drop, rejected, folder / "rejected_rows.csv")
         outputs = {
-            "raw_leads": reading.leads.select(drop_value, duckdb.StarExpression()),
-            "rejected_leads": reading.rejected.select(drop_value, duckdb.StarExpression()),
+            "raw_leads": reading.table
+            if isinstance(reading, ReadDrop)
+            else reading.leads.select(drop_value, duckdb.StarExpression()),
+            "rejected_leads": rejected,
+            "refused_rows": refused_rows.limit(0),  # those of a former delivery that was refused
             "delivered_drops": _delivered(warehouse.connection(), delivery, reading),
         }
         yield from publish(outputs, results, {"content": delivery.content, **_metadata(delivery, reading)})
+        yield _rejections(drop, _stored(warehouse, "rejected_leads", drop))
+        warehouse.release()
 
 
-def _refuse(home: HomeResource, warehouse: Warehouse, delivery: Delivery, refused: DropRefused) -> None:
-    """Refuse a delivery: the drop's former one is back in the tables before the file goes to `quarantine/`."""
+rejected_leads = dg.AssetSpec(
+    "rejected_leads",
+    deps=["raw_leads"],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"duckdb", "csv"},
+    partitions_def=DROPS,
+    description=(
+        "Rejected rows: one row for each row of a drop that could not be read as a lead, with `drop`, `lead_number`, "
+        "`line` (the header is on line 1), `column_name` (null: the whole row), `reason` and `raw`, the row's text. "
+        "Made beside raw_leads. Rows of a drop that was refused stand in the table `refused_rows`, and as "
+        "`rejected_rows.csv` beside the `reason.json` in quarantine/, until a mended file is accepted."
+    ),
+)
+
+
+def _rejections(drop: str, rejected: duckdb.DuckDBPyRelation, refused: Path | None = None) -> dg.AssetMaterialization:
+    """The rejected rows of a drop, as the catalogue shows them; `refused` is their CSV when the drop was refused."""
+    table = "rejected_leads" if refused is None else "refused_rows"
+    where = {"table": table, "state": "accepted" if refused is None else "refused"}
+    file = {} if refused is None else {"file": dg.MetadataValue.path(str(refused))}
+    rows = accounting.count(rejected)
+    return dg.AssetMaterialization(
+        "rejected_leads", partition=drop, metadata={**where, **file, **describe(rejected, rows, REJECTED_SHOWN)}
+    )
+
+
+def _stored(warehouse: Warehouse, table: str, drop: str) -> duckdb.DuckDBPyRelation:
+    rows = warehouse.connection().table(table)
+    return rows.filter(duckdb.ColumnExpression("drop") == duckdb.ConstantExpression(drop)).order("lead_number")
+
+
+def _refusal_of_rows(results: list[dg.AssetCheckResult], do: str) -> DropRefused:
+    """What `reason.json` tells of a drop that checks refused: what each found, and what it expected."""
+    refusing = [result for result in results if result.metadata["refuses"].value]
+    return DropRefused(
+        "; ".join(f"{result.check_name}: {found_by(result)}" for result in refusing),
+        where="rows",
+        expected=" ".join(str(result.metadata["expected"].value) for result in refusing).rstrip("."),
+        do=do,
+    )
+
+
+def _refuse(home: HomeResource, warehouse: Warehouse, delivery: Delivery, refused: DropRefused) -> Path:
+    """Refuse a delivery: the drop's former one is back in the tables before the file goes to `quarantine/`.
+
+    Returns the folder there.
+    """
     take_back(warehouse.connection(), delivery.drop)
-    home.ledger.refuse(delivery, refused)
+    return home.ledger.refuse(delivery, refused)
 
 
 def _refuse_changed(delivery: Delivery) -> None:
@@ -109,17 +190,24 @@ def _judge(home: HomeResource, warehouse: Warehouse, drop: str, results: list[dg
     """Refuse the delivery of a drop whose rows failed a blocking check after raw_leads."""
     reason, delivery = refusal(results), _on_its_way(home, warehouse, drop)
     if reason is not None and delivery is not None:
-        _refuse(home, warehouse, delivery, DropRefused(reason, where="rows", do=_MEND))
+        _refuse(home, warehouse, delivery, _refusal_of_rows(results, _MEND))
 
 
-def _read(con: duckdb.DuckDBPyConnection, delivery: Delivery) -> tuple[Reading, list[dg.AssetCheckResult]]:
+def _read(
+    con: duckdb.DuckDBPyConnection, delivery: Delivery, engine: EngineResource, work: Making
+) -> tuple[Reading | ReadDrop, list[dg.AssetCheckResult]]:
     _refuse_changed(delivery)
-    reading = read_leads(con, delivery.path, SCHEMA)
+    reading: Reading | ReadDrop
+    if engine.takes(delivery):
+        looks, shards = looks_of(load_suite("raw_leads")), engine.shards(delivery)
+        reading = read_drop(con, work, shards, drop=delivery.drop, folder=work.folder, looks=looks)
+    else:
+        reading = read_leads(con, delivery.path, SCHEMA)
     return reading, raw_leads_checks(con, reading)
 
 
-def raw_leads_checks(con: duckdb.DuckDBPyConnection, reading: Reading) -> list[dg.AssetCheckResult]:
-    """The checks of raw_leads, over a file as read."""
+def raw_leads_checks(con: duckdb.DuckDBPyConnection, reading: Reading | ReadDrop) -> list[dg.AssetCheckResult]:
+    """The checks of raw_leads, over a file as read, or the shards of a drop."""
     frames: dict[str, Frame] = {
         "header": _named(reading.header),
         "known_header": _named((*SCHEMA.names, *reading.ignored)),
@@ -128,10 +216,20 @@ def raw_leads_checks(con: duckdb.DuckDBPyConnection, reading: Reading) -> list[d
             rows_rejected=reading.rows_rejected,
             rejected_share=reading.rows_rejected / max(reading.rows_read, 1),
         ),
-        "rows": accounting.narrow_rows(con, reading.leads, SCHEMA),
-        "interactions": accounting.counted_interactions(con, reading.leads, SCHEMA),
+        **_frames(con, reading.table if isinstance(reading, ReadDrop) else reading.leads),
     }
-    return evaluate(load_suite("raw_leads"), frames)
+    found = {"has_few_rejected_rows": rejections_sentence(reading.rejected, reading.rows_read)}
+    return evaluate(load_suite("raw_leads"), frames, found)
+
+
+def _frames(con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation | MadeTable) -> dict[str, Frame]:
+    """What the checks look at of leads, raw or cleaned."""
+    if isinstance(leads, MadeTable):
+        return dict(leads.tallies)
+    return {
+        "rows": accounting.narrow_rows(con, leads, SCHEMA),
+        "interactions": accounting.counted_interactions(con, leads, SCHEMA),
+    }
 
 
 def _named(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -149,20 +247,21 @@ def _refused_result(delivery: Delivery, refused: DropRefused) -> dg.AssetCheckRe
     if results[0].passed:  # the columns are there: something else is wrong with the file
         expectation = suite.of_check("has_every_required_column")[0]
         results = [check_result(suite, expectation.check, [Evidence(expectation, False, str(refused))])]
+    # the refusal itself is what was found, whichever expectation tells it
+    expected = refused.expected or suite.descriptions[str(results[0].check_name)]
+    results[0] = results[0]._replace(
+        description=f"{refused.what}. Expected: {expected}",
+        metadata={
+            **results[0].metadata,
+            "found": dg.MetadataValue.text(refused.what),
+            "expected": dg.MetadataValue.text(expected),
+        },
+    )
     told = {f"refused_{key}": dg.MetadataValue.text(value) for key, value in refused.as_dict().items() if value}
     return results[0]._replace(metadata={**results[0].metadata, **told})
 
 
-def _mend(reading: Reading) -> str:
-    """What to do about rejected rows, naming where they are but not what they hold."""
-    told = reading.rejected.aggregate("column_name, reason, count(*) AS n, min(line) AS line").order("n DESC").limit(3)
-    rows = [
-        f"{n} rows: {column or 'row'} {reason} (first in line {line})" for column, reason, n, line in told.fetchall()
-    ]
-    return f"{_MEND}: {'; '.join(rows)}" if rows else _MEND
-
-
-def _delivered(con: duckdb.DuckDBPyConnection, delivery: Delivery, reading: Reading) -> duckdb.DuckDBPyRelation:
+def _delivered(con: duckdb.DuckDBPyConnection, delivery: Delivery, reading: Reading | ReadDrop) -> duckdb.DuckDBPyRelation:
     """One row about the file behind a drop: its table is `delivered_drops`."""
     return con.sql(
         "SELECT ? AS drop, ? AS file_name, ? AS content, ?::VARCHAR[] AS header, ?::BOOLEAN AS labelled, "
@@ -179,7 +278,7 @@ def _delivered(con: duckdb.DuckDBPyConnection, delivery: Delivery, reading: Read
     )
 
 
-def _metadata(delivery: Delivery, reading: Reading) -> dict[str, Any]:
+def _metadata(delivery: Delivery, reading: Reading | ReadDrop) -> dict[str, Any]:
     return {
         "file": delivery.file_name,
         "labelled": reading.labelled,
@@ -194,6 +293,7 @@ def cleaned_leads(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Warehouse],
     home: HomeResource,
+    engine: EngineResource,
     raw_leads: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
     """Cleaned leads: one row for each lead of a drop that is not an exact duplicate of an earlier one.
@@ -202,30 +302,51 @@ def cleaned_leads(
     its tier (1 to 3, unlisted cities 3) and `is_city_missing` keeps the fact that none was given.
     """
     drop = context.partition_key
-    with plain_failures(), _refusing(home, warehouse, drop):
+    with plain_failures(), _refusing(home, warehouse, drop), engine.making("cleaned_leads", drop) as work:
         con = warehouse.connection()
-        cleaned = stage(con, "cleaned_leads", clean(con, raw_leads, SCHEMA))
-        duplicates = accounting.count(con.table("duplicate_leads"))
+        parts = parts_of(con, "raw_leads", drop)
+        cleaned: Output
+        if parts:
+            looks = looks_of(load_suite("cleaned_leads"))
+            cleaned, duplicates = clean_drop(con, work, parts, folder=work.folder, looks=looks)
+        else:
+            cleaned = stage(con, "cleaned_leads", clean(con, raw_leads, SCHEMA))
+            duplicates = accounting.count(con.table("duplicate_leads"))
         results = cleaned_leads_checks(con, cleaned, accounting.count(raw_leads), duplicates)
         _judge(home, warehouse, drop, results)
         made_from = {name: [("raw_leads", name)] for name in SCHEMA.names}
         made_from |= {name: [("raw_leads", "city_mapped")] for name in ("city_tier", "is_city_missing")}
-        metadata = {"duplicates": duplicates, "dagster/column_lineage": lineage(made_from)}
-        yield from publish(cleaned, results, metadata)
+        known = _known_leads(con, relation_of(con, cleaned), context.partition_key)
+        metadata = {"duplicates": duplicates, **known, "dagster/column_lineage": lineage(made_from)}
+        values = [context.partition_key, *known.values()]
+        known_leads = con.sql(
+            "SELECT ? AS drop, ?::BIGINT AS known_leads, ?::BIGINT AS known_labelled_leads", params=values
+        )
+        yield from publish({"cleaned_leads": cleaned, "known_leads": known_leads}, results, metadata)
+
+
+def _known_leads(con: duckdb.DuckDBPyConnection, cleaned: duckdb.DuckDBPyRelation, drop: str) -> dict[str, int]:
+    """How many of a drop's leads were delivered in other drops before, and in labelled ones; they are kept."""
+    found = (0, 0)
+    if has_table(con, "cleaned_leads"):
+        others = rows_of(con, "cleaned_leads").filter(
+            duckdb.ColumnExpression("drop") != duckdb.ConstantExpression(drop)
+        )
+        found = count_known_leads(con, cleaned, others, SCHEMA)
+    return {"known_leads": found[0], "known_labelled_leads": found[1]}
 
 
 def cleaned_leads_checks(
-    con: duckdb.DuckDBPyConnection, cleaned: duckdb.DuckDBPyRelation, delivered: int, duplicates: int
+    con: duckdb.DuckDBPyConnection, cleaned: Output, delivered: int, duplicates: int
 ) -> list[dg.AssetCheckResult]:
     """The checks of cleaned_leads; `delivered` leads came in, `duplicates` were dropped."""
     account = accounting.one_row(
         con,
-        rows_unaccounted=abs(delivered - duplicates - accounting.count(cleaned)),
+        rows_unaccounted=abs(delivered - duplicates - count_of(cleaned)),
         duplicate_share=duplicates / max(delivered, 1),
     )
     frames: dict[str, Frame] = {
-        "rows": accounting.narrow_rows(con, cleaned, SCHEMA),
-        "interactions": accounting.counted_interactions(con, cleaned, SCHEMA),
+        **_frames(con, cleaned),
         "account": account,
     }
     return evaluate(load_suite("cleaned_leads"), frames)
@@ -236,6 +357,7 @@ def interaction_groups(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Warehouse],
     home: HomeResource,
+    engine: EngineResource,
     cleaned_leads: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
     """Interactions in groups: one row for each cleaned lead, the 37 columns summed into assistance, career,
@@ -244,9 +366,14 @@ def interaction_groups(
     With them a drop is accepted, and its file goes to `archive/`.
     """
     drop = context.partition_key
-    with plain_failures(), _refusing(home, warehouse, drop):
+    with plain_failures(), _refusing(home, warehouse, drop), engine.making("interaction_groups", drop) as work:
         con = warehouse.connection()
-        groups = stage(con, "interaction_groups", group_interactions(con, cleaned_leads))
+        parts = parts_of(con, "cleaned_leads", drop)
+        groups: Output
+        if parts:
+            groups = group_drop(con, work, parts, folder=work.folder, looks=looks_of(load_suite("interaction_groups")))
+        else:
+            groups = stage(con, "interaction_groups", group_interactions(con, cleaned_leads))
         results = interaction_groups_checks(con, groups, cleaned_leads)
         _judge(home, warehouse, drop, results)
         delivery = _on_its_way(home, warehouse, drop)
@@ -263,13 +390,17 @@ def interaction_groups(
 
 
 def interaction_groups_checks(
-    con: duckdb.DuckDBPyConnection, groups: duckdb.DuckDBPyRelation, leads: duckdb.DuckDBPyRelation
+    con: duckdb.DuckDBPyConnection, groups: Output, leads: duckdb.DuckDBPyRelation
 ) -> list[dg.AssetCheckResult]:
     """The checks of interaction_groups, made from these cleaned leads."""
-    unaccounted = abs(accounting.count(groups) - accounting.count(leads))
+    unaccounted = abs(count_of(groups) - accounting.count(leads))
+    seen: dict[str, Frame] = (
+        dict(groups.tallies)
+        if isinstance(groups, MadeTable)
+        else {"rows": groups, "differences": accounting.sum_differences(con, groups, leads, SCHEMA)}
+    )
     frames: dict[str, Frame] = {
-        "rows": groups,
-        "differences": accounting.sum_differences(con, groups, leads, SCHEMA),
+        **seen,
         "account": accounting.one_row(con, rows_unaccounted=unaccounted),
     }
     return evaluate(load_suite("interaction_groups"), frames)

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 import duckdb
 
-from junk_leads.defs.assets import INFERENCE_PIPELINE, declared, lineage
+from junk_leads.defs.assets import INFERENCE_PIPELINE, declared, freshness, lineage
 from junk_leads.defs.checks import evaluate, plain_failures, publish
 from junk_leads.defs.expectations import load_suite
 from junk_leads.defs.io_managers import Warehouse
@@ -20,14 +20,14 @@ from junk_leads.defs.resources import HomeResource
 from junk_leads.reference import model_settings
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.reading import delivered_rows
-from junk_leads.steps.pages.summary import summarise, summary_markdown, summary_text
+from junk_leads.steps.pages.summary import percentages_line, summarise, summary_markdown, summary_text
 from junk_leads.steps.scoring.scoring import score_features, write_scored_file
 from junk_leads.stores.warehouse import rows_of
 
 GROUP = INFERENCE_PIPELINE
 
 
-@dg.asset(**declared("predictions", GROUP, {"duckdb", "lightgbm"}, deps=["champion"]))
+@dg.asset(**declared("predictions", GROUP, {"duckdb", "lightgbm"}, deps=["champion"], **freshness()))
 def predictions(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Warehouse],
@@ -105,6 +105,8 @@ def prediction_summary(
         row = con.sql("SELECT " + ", ".join(f"? AS {name}" for name in figures), params=list(figures.values()))
         _write(home.home.predictions / f"{drop}.summary.txt", summary_text(figures))
         yield from publish(row, results, {"summary": dg.MetadataValue.md(summary_markdown(figures))})
+        with home.home.percentages.open("a", encoding="utf-8") as log:
+            log.write(percentages_line(figures))
 
 
 def prediction_summary_checks(

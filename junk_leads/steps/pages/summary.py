@@ -49,6 +49,15 @@ def summary_text(figures: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def percentages_line(figures: Mapping[str, Any]) -> str:
+    """The percentages of one drop on a line with its time, for the log of all."""
+    return (
+        f"{figures['scored_at']}  {figures['drop']}  1: {figures['share_of_ones']:.2%}  "
+        f"0: {figures['share_of_zeros']:.2%}  of {figures['lead_count']:,} leads  "
+        f"by version {figures['model_version'] or 'none'}\n"
+    )
+
+
 def summary_markdown(figures: Mapping[str, Any]) -> str:
     """The summary as Dagster's UI shows it."""
     rows = [

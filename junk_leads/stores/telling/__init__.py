@@ -1,0 +1,1 @@
+"""What people are told of deliveries, kept: what checks found, the history of drops, alerts."""

@@ -1,0 +1,119 @@
+"""What every check found of every drop, refused ones too: so that one drop's pass does not hide another's warning.
+
+What lives here: the table of findings, in the ledger's file. What does not: the checks (`defs/checks.py`), and how
+their findings are told (`steps/pages/findings.py`).
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+
+from junk_leads.errors import JunkLeadsError
+from junk_leads.home import Home
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS findings (
+    drop_key    TEXT NOT NULL,         -- '' for what is about no single drop
+    content     TEXT NOT NULL,         -- SHA-256 of the delivery
+    asset       TEXT NOT NULL,
+    check_name  TEXT NOT NULL,
+    passed      INTEGER NOT NULL,
+    severity    TEXT NOT NULL,         -- ERROR, WARN; of a check that passed: that of its failure
+    refuses     INTEGER NOT NULL,      -- whether it stopped the asset from being stored
+    found       TEXT NOT NULL,
+    expected    TEXT NOT NULL,
+    run_id      TEXT NOT NULL,
+    found_at    REAL NOT NULL,         -- seconds since 1970
+    PRIMARY KEY (drop_key, content, asset, check_name)
+) WITHOUT ROWID
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found of one delivery, and what was expected."""
+
+    drop: str
+    content: str
+    asset: str
+    check: str
+    passed: bool
+    severity: str
+    refuses: bool
+    found: str
+    expected: str
+    run_id: str = ""
+    found_at: float = 0.0
+
+    @property
+    def state(self) -> str:
+        """`passed`, `warns`, `failed` (an error that stops nothing) or `refuses`."""
+        if self.passed:
+            return "passed"
+        return "refuses" if self.refuses else "warns" if self.severity == "WARN" else "failed"
+
+
+class Findings:
+    """The findings of one home."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self.home.ledger, timeout=60)) as db, db:
+                db.row_factory = sqlite3.Row
+                db.execute(_TABLE)
+                yield db
+        except sqlite3.Error as error:
+            raise JunkLeadsError(
+                f"the ledger {self.home.ledger} cannot be used ({error}); restore it from a backup"
+            ) from error
+
+    def note(self, findings: Sequence[Finding]) -> None:
+        """Keep findings; the same check of the same delivery is kept once, the last time."""
+        now = time.time()
+        with self._open() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO findings VALUES (:drop, :content, :asset, :check, :passed, :severity, "
+                ":refuses, :found, :expected, :run_id, :found_at)",
+                [{**asdict(finding), "found_at": finding.found_at or now} for finding in findings],
+            )
+
+    def of(self, newest: Mapping[str, str]) -> list[Finding]:
+        """The findings of deliveries, given as drop and content, by drop and in the order they were found."""
+        with self._open() as db:
+            if len(newest) == 1:  # by the key's index
+                rows = db.execute(
+                    "SELECT * FROM findings WHERE drop_key = ? AND content = ?", next(iter(newest.items()))
+                )
+            else:
+                rows = db.execute("SELECT * FROM findings")
+            found = [_finding(row) for row in rows]
+        order = {drop: place for place, drop in enumerate(newest)}
+        kept = [finding for finding in found if newest.get(finding.drop) == finding.content]
+        return sorted(kept, key=lambda f: (order[f.drop], f.found_at, f.asset, f.passed, f.check))
+
+    def unusual(self) -> list[Finding]:
+        """Every finding that did not pass, oldest first."""
+        with self._open() as db:
+            return [_finding(row) for row in db.execute("SELECT * FROM findings WHERE NOT passed ORDER BY found_at")]
+
+
+def _finding(row: sqlite3.Row) -> Finding:
+    return Finding(
+        drop=row["drop_key"],
+        content=row["content"],
+        asset=row["asset"],
+        check=row["check_name"],
+        passed=bool(row["passed"]),
+        severity=row["severity"],
+        refuses=bool(row["refuses"]),
+        found=row["found"],
+        expected=row["expected"],
+        run_id=row["run_id"],
+        found_at=row["found_at"],
+    )
