@@ -106,17 +106,18 @@ def evaluate_leads() -> None:
     from junk_leads.defs.assets.model import TrainingConfig
     from junk_leads.home import Home
     from junk_leads.reference import model_settings
-    from junk_leads.steps.leads.encoding import LEVEL_COLUMNS, Encoder, encode
+    from junk_leads.steps.leads.encoding import LEVEL_COLUMNS, Encoder
     from junk_leads.steps.leads.levels import learn_significant_levels
     from junk_leads.steps.learning.evaluation import evaluate
     from junk_leads.steps.learning.training import labelled_features
+    from junk_leads.stores.drops.labelled import counts_of, labelled_drops, uncounted
     from junk_leads.stores.warehouse import connect
 
     config, settings = TrainingConfig(), model_settings()
     with connect(Home.from_environment().warehouse) as con:
-        cleaned = con.table("cleaned_leads")
-        encoder = Encoder.of_table(learn_significant_levels(con, cleaned, LEVEL_COLUMNS))
-        data = labelled_features(con, encode(con, cleaned, con.table("interaction_groups"), encoder), encoder)
+        counts = counts_of(con, labelled_drops(con), uncounted(con))
+        encoder = Encoder.of_table(learn_significant_levels(con, counts, LEVEL_COLUMNS))
+        data = labelled_features(con, counts, encoder)
     split = {"grades": settings["grades"], "share": settings["holdout_share"], "seed": 1}
     evaluate(data, encoder, config.recipe(), config.aim(), **split)
 

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from junk_leads.defs.after_runs import failure_sensor, success_sensor
-from junk_leads.defs.assets import champion, experiments, features, history, leads, model, outcomes, predictions
+from junk_leads.defs.assets import champion, codes, experiments, features, history, leads, model, outcomes, predictions
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.jobs import JOBS
 from junk_leads.defs.resources import EngineResource, HomeResource, mlflow_resource
@@ -22,15 +22,17 @@ from junk_leads.home import SCHEDULER_VARIABLE, Home
 def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
     """The definitions for a home (that of the environment unless told), with resources replaced as given."""
     home = home or Home.from_environment()
+    interval = int(os.environ.get("JUNK_LEADS_SENSOR_SECONDS", "5"))
     return dg.Definitions(
         assets=dg.load_assets_from_modules(
-            [leads, features, model, champion, experiments, predictions, outcomes, history], include_specs=True
+            [leads, codes, features, model, champion, experiments, predictions, outcomes, history], include_specs=True
         ),
         jobs=JOBS,
         sensors=[
             make_incoming_sensor(
-                interval_seconds=int(os.environ.get("JUNK_LEADS_SENSOR_SECONDS", "10")),
-                settle_seconds=float(os.environ.get("JUNK_LEADS_SETTLE_SECONDS", "5")),
+                interval_seconds=interval,
+                settle_seconds=float(os.environ.get("JUNK_LEADS_SETTLE_SECONDS", "3")),
+                watch_seconds=max(interval - 0.7, 0.0),  # ended when the daemon looks for what is due
                 stale_minutes=float(os.environ.get("JUNK_LEADS_STALE_MINUTES", "60")),
             ),
             failure_sensor,

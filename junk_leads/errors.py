@@ -3,9 +3,12 @@
     JunkLeadsError              an expected refusal or failure; the command line prints it, exit code 1
     ├── DropRefused             a delivered file (a drop) cannot be accepted; it goes to quarantine
     ├── DropUnknown             a drop that was never accepted is asked for
+    ├── DropNotTrusted          a drop contradicts what the model was taught; it is kept and not scored
+    ├── CodesRefused            a code map cannot be proposed, read, accepted or taken back
     ├── WarehouseUnavailable    the DuckDB file cannot be opened, or holds what it should not
     ├── StorageUnavailable      the shards of a drop, or the tables made of them, cannot be reached; nothing was changed
     ├── ClusterUnavailable      a Dask scheduler or its workers do not answer, or are not as this process is
+    ├── CapacityExceeded        memory or disk does not hold what was asked for
     ├── TrainingRefused         the labelled leads do not make a model; the champion stays
     ├── PromotionRefused        a challenger does not pass the gate; the champion stays
     └── RegistryError           MLflow cannot be reached, or a version is missing or damaged
@@ -39,6 +42,14 @@ class DropUnknown(JunkLeadsError):
     """A drop that was never accepted is asked for."""
 
 
+class DropNotTrusted(JunkLeadsError):
+    """A drop contradicts what the model was taught: it is kept, and not scored until somebody decides."""
+
+
+class CodesRefused(JunkLeadsError):
+    """A code map cannot be proposed, read, accepted or taken back."""
+
+
 class WarehouseUnavailable(JunkLeadsError):
     """The DuckDB file cannot be opened, or holds what it should not."""
 
@@ -49,6 +60,10 @@ class StorageUnavailable(JunkLeadsError):
 
 class ClusterUnavailable(JunkLeadsError):
     """A Dask scheduler or its workers do not answer, or are not as this process is."""
+
+
+class CapacityExceeded(JunkLeadsError):
+    """Memory or disk does not hold what was asked for, or a setting of theirs is no amount."""
 
 
 class TrainingRefused(JunkLeadsError):

@@ -109,6 +109,13 @@ def model_settings() -> dict[str, Any]:
 
 
 @cache
+def trust_settings() -> dict[str, Any]:
+    """When a drop can be trusted, and when its codes are taken for renamed; see the head of `reference/trust.yaml`."""
+    settings: dict[str, Any] = yaml.safe_load(read_text("trust.yaml"))
+    return settings
+
+
+@cache
 def learner_settings() -> dict[str, dict[str, Any]]:
     """The learners that an experiment compares, by name; see the head of `reference/learners.yaml`."""
     settings: dict[str, dict[str, Any]] = yaml.safe_load(read_text("learners.yaml"))

@@ -187,3 +187,9 @@ def test_a_trial_that_there_is_not_is_told_with_those_there_are() -> None:
     done = tortured("patience")
     assert done.returncode == 2
     assert "there is no trial 'patience'; trials are evaluations, trainings, first_starts, " in done.stderr
+
+
+def test_fault_46_four_processes_that_ingest_at_once_on_a_fresh_home_all_succeed() -> None:
+    done = tortured("first_starts", "--times", "1")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.startswith("first_starts: 1 times, 0 failed, ")

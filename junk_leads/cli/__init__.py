@@ -1,8 +1,8 @@
 """The command line: parse, call, print.
 
-What lives here: the commands by what they are about (`leads.py`, `models.py`), and how they speak (`speaking.py`). What
-does not: the work, which is the same jobs that the sensor and the UI launch (`running/`). Exit codes: 0 done, 1 refused
-or failed (one plain line on stderr), 2 wrong usage.
+What lives here: the commands by what they are about (`leads.py`, `codes.py`, `models.py`), and how they speak
+(`speaking.py`). What does not: the work, which is the same jobs that the sensor and the UI launch (`running/`). Exit
+codes: 0 done, 1 refused or failed (one plain line on stderr), 2 wrong usage.
 """
 
 import atexit
@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from junk_leads.cli import deliveries, leads, models
+from junk_leads.cli import codes, deliveries, leads, models
 from junk_leads.cli.speaking import refuse, tell
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
@@ -44,6 +44,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(models.app, name="models")
+app.add_typer(codes.app, name="codes")
 
 
 def main() -> None:

@@ -4,12 +4,20 @@ What lives here: parsing and telling. What does not: the work (`running/launchin
 """
 
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from junk_leads.cli.speaking import Files, Json, Scheduler, answer, answer_each, opened_platform
+from junk_leads.cli.speaking import FILES, Files, Json, Scheduler, answer, answer_each, opened_platform
+
+
+class FileFormat(StrEnum):
+    """How scored leads are written: the CSV always, Parquet beside it when asked for."""
+
+    csv = "csv"
+    parquet = "parquet"
 
 
 def ingest(files: Files, scheduler: Scheduler = None, as_json: Json = False) -> None:
@@ -26,21 +34,38 @@ def _ingested(drop: dict[str, Any]) -> str:
 
 
 def score(
-    files: Files,
+    files: Annotated[list[str], typer.Argument(help=f"{FILES} Or accepted drops.")],
     out: Annotated[Path | None, typer.Option(help="Also copy the scored CSVs and summaries here.")] = None,
+    file_format: Annotated[
+        FileFormat, typer.Option("--format", help="parquet: the same rows for programs too, beside the CSV.")
+    ] = FileFormat.csv,
+    accept_drift: Annotated[
+        bool, typer.Option("--accept-drift", help="Also a drop that cannot be trusted; give the reason with --why.")
+    ] = False,
+    why: Annotated[str, typer.Option(help="The reason for --accept-drift, kept.")] = "",
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
-    """Score CSV files with the model in Production: the inference pipeline."""
+    """Score CSV files, or accepted drops again, with the model in Production: the inference pipeline."""
+    if accept_drift != bool(why.strip()):
+        raise typer.BadParameter("--accept-drift and its reason, --why REASON, go together")
+    accepting = why if accept_drift else None
     with opened_platform(scheduler) as platform:
         platform.registry.champion_version()
-        answer_each(files, lambda file: platform.score(file, out), _scored, as_json=as_json)
+        answer_each(
+            files,
+            lambda file: platform.score(file, out, parquet=file_format is FileFormat.parquet, accept_drift=accepting),
+            _scored,
+            as_json=as_json,
+        )
 
 
 def _scored(drop: dict[str, Any]) -> str:
     return (
         f"{drop['drop']}: {drop['rows']:,} leads scored by version {drop['model_version']}, {_shares(drop)}\n"
         f"  {drop['predictions']}\n  {drop['summary']}"
+        + (f"\n  {drop['parquet']}" if "parquet" in drop else "")
+        + "".join(f"\n  WARNING: {line}" for line in drop["warnings"])
     )
 
 

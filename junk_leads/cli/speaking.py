@@ -19,13 +19,11 @@ if TYPE_CHECKING:
     from junk_leads.stores.registry import Registry
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-Files = Annotated[
-    list[str],
-    typer.Argument(
-        help="CSV files (also .csv.gz), copied, never moved or changed. A folder, a quoted pattern or an address "
-        "(s3://...) is one drop in shards, CSV or Parquet, which stay where they are."
-    ),
-]
+FILES = (
+    "CSV files (also .csv.gz), copied, never moved or changed. A folder, a quoted pattern or an address (s3://...) is one "
+    "drop in shards, CSV or Parquet, which stay where they are."
+)
+Files = Annotated[list[str], typer.Argument(help=FILES)]
 Scheduler = Annotated[
     str | None,
     typer.Option(envvar=SCHEDULER_VARIABLE, help="tcp://HOST:PORT of a Dask scheduler whose workers do the work."),

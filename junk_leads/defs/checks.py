@@ -23,6 +23,7 @@ from junk_leads.defs.recovery import skip_checks
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.steps.pages.sentences import found_sentence, percent
+from junk_leads.stores.capacity import memory_told
 from junk_leads.stores.ledger import Ledger
 from junk_leads.stores.telling.findings import Finding, Findings
 
@@ -207,6 +208,7 @@ def _home(context: dg.AssetExecutionContext) -> Home:
 
 def _finding(result: dg.AssetCheckResult, drop: str, content: str, run_id: str) -> Finding:
     metadata = {name: found.value for name, found in result.metadata.items()}
+    figures: Any = metadata.get("figures") or {}
     return Finding(
         drop=drop,
         content=content,
@@ -214,9 +216,10 @@ def _finding(result: dg.AssetCheckResult, drop: str, content: str, run_id: str) 
         check=str(result.check_name),
         passed=bool(result.passed),
         severity=result.severity.value,
-        refuses=bool(metadata.get("refuses", False)),
+        refuses=bool(metadata.get("refuses", not result.passed and result.severity is dg.AssetCheckSeverity.ERROR)),
         found=found_by(result),
         expected=str(metadata.get("expected", "")),
+        psi={name.removeprefix("psi:"): value for name, value in figures.items() if name.startswith("psi:")},
         run_id=run_id,
     )
 
@@ -225,7 +228,8 @@ def _finding(result: dg.AssetCheckResult, drop: str, content: str, run_id: str) 
 def plain_failures() -> Iterator[None]:
     """An expected error fails the step with its one line; checks that the run never came to are skipped, not failed."""
     try:
-        yield
+        with memory_told():
+            yield
     except (JunkLeadsError, dg.Failure) as error:
         context = _running()
         if context is not None:

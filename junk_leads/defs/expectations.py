@@ -223,6 +223,14 @@ def _run(expectations: list[Expectation], frame: "pd.DataFrame", told: str) -> l
     return [by_row[row] for row in range(len(expectations))]
 
 
+def warm_up() -> None:
+    """Import Great Expectations and make its context, which the first validation would wait for."""
+    import pandas as pd
+    from great_expectations import ExpectationSuite  # noqa: F401
+
+    _batches().get_batch(batch_parameters={"dataframe": pd.DataFrame()})
+
+
 @cache
 def _batches() -> Any:
     """Great Expectations, imported late (3 s) and told not to call home, ready to take frames."""

@@ -15,9 +15,9 @@ from pydantic import PrivateAttr
 
 from junk_leads.defs.checks import inert
 from junk_leads.defs.recovery import hold
+from junk_leads.engine.table_parts import Output, relation_of
 from junk_leads.errors import WarehouseUnavailable
 from junk_leads.home import Home
-from junk_leads.stores.table_parts import Output, relation_of
 from junk_leads.stores.warehouse import connect, rows_of, store
 
 PREVIEW_ROWS = 5

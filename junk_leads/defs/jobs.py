@@ -46,4 +46,13 @@ evaluation = dg.define_asset_job(
     description="Predictions beside the labels that came later: how each version fared, and what to do about it.",
 )
 
-JOBS = [data_pipeline, training_pipeline, experiment, inference_pipeline, evaluation]
+accept_codes = dg.define_asset_job(
+    "accept_codes",
+    selection=["code_maps"],
+    description=(
+        "Accepts the code map of a drop whose codes look renamed, or takes it back: name the drop and the action in "
+        "the run's config. Then run inference_pipeline for the drop."
+    ),
+)
+
+JOBS = [data_pipeline, training_pipeline, experiment, inference_pipeline, evaluation, accept_codes]

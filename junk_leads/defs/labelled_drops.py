@@ -1,7 +1,7 @@
 """The labelled drops as Dagster knows them: partitions of their own, so that the UI shows which drops train.
 
 What lives here: their partitions, keeping those in step with the warehouse, and what a run of training has to make of
-them. What does not: which drops are labelled (`stores/labelled.py`).
+them. What does not: which drops are labelled (`stores/drops/labelled.py`).
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import dagster as dg
 import duckdb
 
-from junk_leads.stores.labelled import labelled_drops, uncounted
+from junk_leads.stores.drops.labelled import labelled_drops, uncounted
 
 LABELLED_DROPS = dg.DynamicPartitionsDefinition(name="labelled_drops")
 

@@ -16,6 +16,7 @@ from junk_leads.defs.assets.champion import announcer
 from junk_leads.engine.making import Making, making
 from junk_leads.engine.shards import MANIFEST, Shard, read_manifest
 from junk_leads.home import Home
+from junk_leads.stores.drops.code_maps import CodeMaps
 from junk_leads.stores.ledger import Delivery, Ledger
 from junk_leads.stores.mlflow_store import EXPERIMENT, mlflow_quiet
 from junk_leads.stores.registry import Registry
@@ -42,6 +43,11 @@ class OfHome:
     def ledger(self: HasHome) -> Ledger:
         """Which file became which drop."""
         return Ledger(self.home)
+
+    @property
+    def code_maps(self: HasHome) -> CodeMaps:
+        """Which renamed codes people put back, and which drops they scored all the same."""
+        return CodeMaps(self.home)
 
     @property
     def registry(self: HasHome) -> Registry:

@@ -13,7 +13,7 @@ from junk_leads.defs.jobs import TRAINING_ASSETS, training_pipeline
 from junk_leads.defs.labelled_drops import to_train
 from junk_leads.defs.resources import HomeResource
 from junk_leads.reference import lead_schema, model_settings
-from junk_leads.stores.labelled import labelled_drops
+from junk_leads.stores.drops.labelled import labelled_drops
 from junk_leads.stores.warehouse import rows_of
 
 

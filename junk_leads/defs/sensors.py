@@ -7,7 +7,7 @@ What lives here: what Dagster is asked for. What does not: the decision (`stores
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -20,16 +20,30 @@ from junk_leads.errors import DropRefused, NoChampion, RegistryError
 from junk_leads.home import Home
 from junk_leads.reference import lead_schema
 from junk_leads.steps.leads.reading import read_header
-from junk_leads.stores.incoming import Decision, decide, list_incoming, run_key, stale_files, with_contents
+from junk_leads.stores.incoming import (
+    Decision,
+    IncomingFile,
+    decide,
+    list_incoming,
+    run_key,
+    stale_files,
+    with_contents,
+)
 from junk_leads.stores.ledger import Delivery, Ledger, drop_key
 from junk_leads.stores.registry import Registry
 from junk_leads.stores.telling.alerting import alert
 
+LOOK_SECONDS = 0.25
+TOGETHER_SECONDS = 1.0
+
 
 def make_incoming_sensor(
-    *, interval_seconds: int, settle_seconds: float, stale_minutes: float = 60.0
+    *, interval_seconds: int, settle_seconds: float, watch_seconds: float = 0.0, stale_minutes: float = 60.0
 ) -> dg.SensorDefinition:
     """The sensor, looking every `interval_seconds` and trusting files at rest for `settle_seconds`.
+
+    A look goes on for `watch_seconds` while there is nothing to do: Dagster's daemon looks every 5 s at most, which is
+    long for who waits for scores.
 
     A file that still lies there after `stale_minutes` is told of.
     """
@@ -47,13 +61,10 @@ def make_incoming_sensor(
             context.log.warning(f"run {run_id} had ended with its process and is marked as failed")
         ledger = home.ledger
         former: dict[str, list[float]] = json.loads(context.cursor) if context.cursor else {}
-        now = time.time()
-        files = with_contents(list_incoming(folder), folder, former, settle_seconds, now)
-        deliveries = ledger.deliveries()
-        waiting = [d for d in deliveries if d.status == "waiting"]
+        files, decisions = _watch(folder, former, settle_seconds, watch_seconds, ledger, context.instance)
         by_name = {file.name: file for file in files}
         requests, reasons, left = [], [], []
-        for decision in decide(files, deliveries, _run_states(context.instance, waiting), now):
+        for decision in decisions:
             file, reason = by_name[decision.name], decision.reason
             if decision.action == "run":
                 try:
@@ -69,7 +80,7 @@ def make_incoming_sensor(
             if decision.action in ("wait", "skip"):
                 left.append((file.name, reason))
             context.log.info(f"{decision.action}: {_shown(file.name)}: {reason}")
-        _tell_of_stale(home.home, left, now, stale_minutes)
+        _tell_of_stale(home.home, left, time.time(), stale_minutes)
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else ("; ".join(reasons) or "nothing in incoming/"),
@@ -78,6 +89,39 @@ def make_incoming_sensor(
         )
 
     return incoming_sensor
+
+
+def _watch(
+    folder: Path,
+    former: Mapping[str, list[float]],
+    settle_seconds: float,
+    watch_seconds: float,
+    ledger: Ledger,
+    instance: dg.DagsterInstance,
+) -> tuple[list[IncomingFile], list[Decision]]:
+    """The folder's files and what to do about them: as soon as there is something to do, or when the time is over.
+
+    Files that come together are waited for a little, so that they are asked for together.
+    """
+    end = time.monotonic() + watch_seconds
+    looked_at: list[IncomingFile] | None = None
+    decisions: list[Decision] = []
+    while True:
+        now = time.time()
+        files = with_contents(list_incoming(folder), folder, former, settle_seconds, now)
+        former = {file.name: file.mark for file in files}
+        if files != looked_at:
+            looked_at = files
+            drops = dict.fromkeys(drop_key(file.name) for file in files if file.content)
+            deliveries = [delivery for drop in drops for delivery in ledger.deliveries_of(drop)]
+            waiting = [d for d in deliveries if d.status == "waiting"]
+            decisions = decide(files, deliveries, _run_states(instance, waiting), now)
+            if any(decision.action in ("run", "done") for decision in decisions):
+                copied = any(decision.action == "wait" for decision in decisions)
+                end = min(end, time.monotonic() + (TOGETHER_SECONDS if copied else 0.0))
+        if time.monotonic() >= end:
+            return files, decisions
+        time.sleep(LOOK_SECONDS)
 
 
 def _tell_of_stale(home: Home, left: Sequence[tuple[str, str]], now: float, stale_minutes: float) -> None:
@@ -92,9 +136,8 @@ def _tell_of_stale(home: Home, left: Sequence[tuple[str, str]], now: float, stal
 def _request(ledger: Ledger, registry: Registry, path: Path, content: str, decision: Decision) -> dg.RunRequest:
     drop = drop_key(path.name)
     job = inference_pipeline if _is_scorable(path, registry) else data_pipeline
-    known = [d for d in ledger.deliveries() if (d.drop, d.content) == (drop, content)]
     never_started = decision.reason == "its run was never started"
-    delivery = known[0] if known and never_started else ledger.deliver(path, content)
+    delivery = ledger.of_content(drop, content) if never_started else ledger.deliver(path, content)
     return dg.RunRequest(
         run_key=run_key(delivery), job_name=job.name, partition_key=drop, tags={"junk_leads/file": _tag(path.name)}
     )
@@ -116,7 +159,7 @@ def _is_scorable(path: Path, registry: Registry) -> bool:
 
 def _done(ledger: Ledger, path: Path, content: str) -> None:
     """Move a file whose content is settled already to where the former copy of it is."""
-    known = next(d for d in ledger.deliveries() if (d.drop, d.content) == (drop_key(path.name), content))
+    known = ledger.of_content(drop_key(path.name), content)
     known.path.parent.mkdir(parents=True, exist_ok=True)
     os.replace(path, known.path)
 

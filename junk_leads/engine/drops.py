@@ -7,9 +7,10 @@ done (`executors.py`) and where it is noted which parts a table has (`stores/war
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, pairwise
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -27,6 +28,8 @@ from junk_leads.steps.leads.cleaning import repeated_leads
 from junk_leads.steps.leads.counting import add_up_counts
 from junk_leads.steps.leads.encoding import Encoder
 from junk_leads.steps.leads.reading import REJECTION
+from junk_leads.steps.scoring.scoring import ScoringModel, join_scored_files
+from junk_leads.steps.watching.codes import Codes
 
 MOST_RANGES = 64  # of hashes, each of which is one task
 HASHES = 1 << 64
@@ -99,11 +102,17 @@ def read_drop(
 
 
 def clean_drop(
-    con: duckdb.DuckDBPyConnection, executor: Executor, raw: Sequence[Part], *, folder: str, looks: LooksByFrame
+    con: duckdb.DuckDBPyConnection,
+    executor: Executor,
+    raw: Sequence[Part],
+    *,
+    codes: Codes,
+    folder: str,
+    looks: LooksByFrame,
 ) -> tuple[MadeTable, int]:
     """Clean every part; of leads that are equal, in whichever shards they are, the first stays. Also the repeats."""
-    repeats = _repeats(con, executor, raw, folder)
-    work = partial(on_shards.clean_part, folder=folder, looks=looks)
+    repeats = _repeats(con, executor, raw, codes, folder)
+    work = partial(on_shards.clean_part, codes=codes, folder=folder, looks=looks)
     made = executor.map(work, list(zip(raw, repeats, strict=True)))
     table = MadeTable([one.part for one in made], _added_up(con, [one.tallies for one in made], looks))
     return table, sum(map(len, repeats))
@@ -142,6 +151,43 @@ def encode_drop(
     return MadeTable([one.part for one in made], _added_up(con, [one.tallies for one in made], looks)), others
 
 
+def score_drop(
+    con: duckdb.DuckDBPyConnection,
+    executor: Executor,
+    encoded: Sequence[Part],
+    model: ScoringModel,
+    *,
+    folder: str,
+    looks: LooksByFrame,
+) -> MadeTable:
+    """Predict every part."""
+    made = executor.map(partial(on_shards.score_part, model=model, folder=folder, looks=looks), list(encoded))
+    return MadeTable([one.part for one in made], _added_up(con, [one.tallies for one in made], looks))
+
+
+def write_scored_drop(
+    executor: Executor,
+    shards: Sequence[Shard],
+    predictions: Sequence[Part],
+    raw: Sequence[Part],
+    target: Path,
+    *,
+    header: tuple[str, ...],
+    warning: str,
+    folder: str,
+    parquet: bool,
+) -> None:
+    """Write the scored files of all shards, and join them to that of the drop."""
+    first_leads = {part.shard: part.first_lead for part in raw}
+    told = [replace(part, first_lead=first_leads[part.shard]) for part in predictions]
+    write = partial(on_shards.write_scored_shard, header=header, warning=warning, folder=folder, parquet=parquet)
+    try:
+        written = executor.map(write, [(shards[part.shard], part) for part in told])
+        join_scored_files([Path(path) for path in written], target, parquet=parquet)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _paired(cleaned: Sequence[Part], groups: Sequence[Part]) -> list[tuple[Part, Part]]:
     of_shard = {part.shard: part for part in groups}
     return [(part, of_shard[part.shard]) for part in cleaned]
@@ -168,7 +214,7 @@ def _difference(first: ReadShard, other: ReadShard) -> str:
 
 
 def _repeats(
-    con: duckdb.DuckDBPyConnection, executor: Executor, raw: Sequence[Part], folder: str
+    con: duckdb.DuckDBPyConnection, executor: Executor, raw: Sequence[Part], codes: Codes, folder: str
 ) -> list[pa.Array]:
     """The lead numbers of each part that repeat a lead before them, in whichever part that is.
 
@@ -177,7 +223,7 @@ def _repeats(
     """
     aside = f"{folder}.hashes"
     try:
-        hashed = executor.map(partial(on_shards.hash_part, folder=aside), list(raw))
+        hashed = executor.map(partial(on_shards.hash_part, codes=codes, folder=aside), list(raw))
         ranges = min(len(raw), MOST_RANGES)
         edges = [HASHES * at // ranges for at in range(ranges + 1)]
         between = [(first, following - 1) for first, following in pairwise(edges)]
@@ -188,7 +234,8 @@ def _repeats(
     if not len(numbers):
         return [numbers] * len(raw)
     split = _by_part(raw, numbers)
-    taken = executor.map(on_shards.take_cleaned, [pair for pair in zip(raw, split, strict=True) if len(pair[1])])
+    take = partial(on_shards.take_cleaned, codes=codes)
+    taken = executor.map(take, [pair for pair in zip(raw, split, strict=True) if len(pair[1])])
     suspects = con.from_arrow(pa.concat_tables(taken))
     repeats = repeated_leads(con, suspects).to_arrow_table()["lead_number"].combine_chunks()
     return _by_part(raw, repeats)

@@ -8,9 +8,11 @@ made of the results of all shards (`drops.py`).
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from junk_leads.engine.parts import Part, path_of_part, read_parts, worker_connection, write_part
 from junk_leads.engine.shards import Shard, as_local_csv
@@ -22,8 +24,10 @@ from junk_leads.steps.leads.cleaning import normalise, row_hashes
 from junk_leads.steps.leads.counting import count_leads
 from junk_leads.steps.leads.encoding import Encoder, encode
 from junk_leads.steps.leads.interactions import group_interactions
-from junk_leads.steps.leads.reading import read_leads
+from junk_leads.steps.leads.reading import delivered_rows, read_leads
 from junk_leads.steps.leads.splitting import count_lines, opened
+from junk_leads.steps.scoring.scoring import ScoringModel, score_features, write_scored_file
+from junk_leads.steps.watching.codes import Codes, apply_codes
 
 Numbered = tuple[int, Shard]
 LooksByFrame = dict[str, Looks]  # what the checks of a table look at, by the name of the frame
@@ -94,10 +98,10 @@ def count_data_lines(numbered: Numbered) -> int:
         return lines + (not last.endswith((b"\n", b"\r")))
 
 
-def hash_part(raw: Part, *, folder: str) -> Part:
+def hash_part(raw: Part, *, codes: Codes, folder: str) -> Part:
     """Write the row hashes of a part of raw leads, cleaned, in their order."""
     with worker_connection() as con:
-        hashed = row_hashes(con, normalise(con, read_parts(con, [raw.path]), lead_schema())).order("row_hash")
+        hashed = row_hashes(con, _cleaned(con, read_parts(con, [raw.path]), codes)).order("row_hash")
         place = path_of_part(folder, raw.shard)
         return Part(raw.shard, place, write_part(con, hashed, place))
 
@@ -114,17 +118,17 @@ def find_meeting(between: tuple[int, int], *, paths: Sequence[str]) -> pa.Array:
         return met.to_arrow_table()["lead_number"].combine_chunks()
 
 
-def take_cleaned(part_and_numbers: tuple[Part, pa.Array]) -> pa.Table:
+def take_cleaned(part_and_numbers: tuple[Part, pa.Array], *, codes: Codes) -> pa.Table:
     """The leads of these numbers in a part of raw leads, cleaned."""
     raw, numbers = part_and_numbers
     with worker_connection() as con:
         wanted = pa.table({"lead_number": numbers})  # noqa: F841  named in the SQL below
         rows = read_parts(con, [raw.path])  # noqa: F841  named in the SQL below
         leads = con.sql("SELECT * FROM rows SEMI JOIN wanted USING (lead_number)")
-        return normalise(con, leads, lead_schema()).to_arrow_table()
+        return _cleaned(con, leads, codes).to_arrow_table()
 
 
-def clean_part(part_and_repeats: tuple[Part, pa.Array], *, folder: str, looks: LooksByFrame) -> MadePart:
+def clean_part(part_and_repeats: tuple[Part, pa.Array], *, codes: Codes, folder: str, looks: LooksByFrame) -> MadePart:
     """Write the cleaned leads of a part of raw leads, but for the leads of these numbers, which are repeats."""
     raw, repeats = part_and_repeats
     schema = lead_schema()
@@ -132,7 +136,7 @@ def clean_part(part_and_repeats: tuple[Part, pa.Array], *, folder: str, looks: L
         repeated = pa.table({"lead_number": repeats})  # noqa: F841  named in the SQL below
         rows = read_parts(con, [raw.path])
         kept = con.sql("SELECT * FROM rows ANTI JOIN repeated USING (lead_number)") if len(repeats) else rows
-        cleaned = normalise(con, kept, schema)
+        cleaned = _cleaned(con, kept, codes)  # noqa: F841  named in the SQL below
         con.execute("CREATE TEMP TABLE cleaned_rows AS SELECT * FROM cleaned ORDER BY lead_number")
         table = con.table("cleaned_rows")
         frames = {
@@ -172,6 +176,39 @@ def encode_part(
         frames = {"rows": accounting.block_sums(con, features, encoder)}
         made = _made(con, features, cleaned_and_groups[0].shard, folder, frames, looks)
         return EncodedPart(made.part, made.tallies, accounting.count_others(features, encoder))
+
+
+def score_part(encoded: Part, *, model: ScoringModel, folder: str, looks: LooksByFrame) -> MadePart:
+    """Write what a model predicts of a part of features."""
+    with worker_connection() as con:
+        scored = score_features(con, read_parts(con, [encoded.path]), model)  # noqa: F841  named in the SQL below
+        con.execute("CREATE TEMP TABLE scored_rows AS SELECT * FROM scored ORDER BY lead_number")
+        rows = con.table("scored_rows")
+        return _made(con, rows, encoded.shard, folder, {"rows": rows}, looks)
+
+
+def write_scored_shard(
+    shard_and_part: tuple[Shard, Part], *, header: tuple[str, ...], warning: str, folder: str, parquet: bool
+) -> str:
+    """Write the scored file of a shard, as that of a drop is; returns its path."""
+    shard, predictions = shard_and_part
+    path = Path(folder) / f"part-{predictions.shard:05}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first = predictions.first_lead
+    with worker_connection() as con, named(shard), as_local_csv(shard) as local:
+        told = read_parts(con, [predictions.path])
+        if warning:
+            told = told.select(duckdb.StarExpression(), duckdb.ConstantExpression(warning).alias("warning"))
+        con.execute("CREATE TEMP TABLE told_rows AS SELECT * FROM told")
+        delivered = (
+            batch.set_column(0, "lead_number", pc.add(batch["lead_number"], first)) for batch in delivered_rows(local)
+        )
+        write_scored_file(con, path, header, delivered, con.table("told_rows"), parquet=parquet)
+    return str(path)
+
+
+def _cleaned(con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation, codes: Codes) -> duckdb.DuckDBPyRelation:
+    return normalise(con, apply_codes(con, leads, codes), lead_schema())
 
 
 def _made(

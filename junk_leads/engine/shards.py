@@ -74,7 +74,9 @@ def find_shards(asked: str) -> list[str]:
         names = [
             name
             for name, entry in found.items()
-            if entry["type"] == "file" and name.lower().endswith(SUFFIXES) and not name.rsplit("/", 1)[-1].startswith(".")
+            if entry["type"] == "file"
+            and name.lower().endswith(SUFFIXES)
+            and not name.rsplit("/", 1)[-1].startswith(".")
         ]
         if not names:
             raise DropRefused(
@@ -120,7 +122,9 @@ def read_manifest(path: Path) -> list[Shard]:
     try:
         shards = [Shard(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["shards"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise DropRefused(f"{path.name!r} is no list of shards", do="deliver the folder of the shards itself") from error
+        raise DropRefused(
+            f"{path.name!r} is no list of shards", do="deliver the folder of the shards itself"
+        ) from error
     return shards
 
 

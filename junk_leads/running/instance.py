@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+from sqlalchemy.exc import DBAPIError
 
+from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.stores.making import alone, make_whole
 
@@ -20,12 +22,18 @@ def opened_instance(home: Home) -> Iterator[dg.DagsterInstance]:
     """The instance, made if it is not there; the home's folders are.
 
     Dagster by itself, started by several processes at once or killed meanwhile, can leave a storage that never works
-    again.
+    again. Raises JunkLeadsError when its files cannot be made or opened, as on a full disk.
     """
-    with alone(home.root):
-        for name in _STORAGE:
-            make_whole(home.dagster / name, _make)
-        instance = dg.DagsterInstance.from_config(str(home.dagster))
+    try:
+        with alone(home.root):
+            for name in _STORAGE:
+                make_whole(home.dagster / name, _make)
+            instance = dg.DagsterInstance.from_config(str(home.dagster))
+    except (OSError, DBAPIError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise JunkLeadsError(
+            f"Dagster's storage in {home.dagster} cannot be made or opened ({first}); check the disk and rights"
+        ) from error
     with instance:
         yield instance
 

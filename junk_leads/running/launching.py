@@ -23,16 +23,21 @@ from junk_leads.defs.recovery import fail_dead_runs
 from junk_leads.defs.resources import OfHome
 from junk_leads.engine.cluster import executor_of
 from junk_leads.engine.shards import is_sharded
-from junk_leads.errors import JunkLeadsError
+from junk_leads.errors import DropUnknown, JunkLeadsError
 from junk_leads.home import SCHEDULER_VARIABLE, Home
+from junk_leads.running.dagster_store import kept_open
 from junk_leads.running.instance import opened_instance
 from junk_leads.steps.boosting import refuse_unknown_parameters
 from junk_leads.steps.leads.generating import write_leads
 from junk_leads.steps.learning.experimenting import learners
 from junk_leads.steps.learning.gating import Verdict
 from junk_leads.steps.pages.profiling import refuse_without_profiler, write_profile
+from junk_leads.steps.watching.codes import Proposal
 from junk_leads.stores import promotion
-from junk_leads.stores.labelled import labelled_drops
+from junk_leads.stores.capacity import refuse_without_room
+from junk_leads.stores.drops.code_maps import CodeMap, write_codes
+from junk_leads.stores.drops.labelled import labelled_drops
+from junk_leads.stores.drops.trusting import propose_codes, warnings_of
 from junk_leads.stores.ledger import Delivery, hand_over, hand_over_shards
 from junk_leads.stores.mlflow_store import mlflow_quiet
 from junk_leads.stores.registry import PRODUCTION
@@ -87,22 +92,25 @@ class Platform(OfHome):
         except JunkLeadsError as error:  # the run is done: what follows it follows the next one
             self.progress(f"the history was not renewed ({error})")
 
-    def _hand_over(self, asked: str | Path) -> Delivery:
+    def _hand_over(self, asked: str | Path, *, scored: bool) -> Delivery:
         """Hand a file over, or the shards that a folder, a pattern or an address names."""
-        if not is_sharded(str(asked)):
-            return hand_over(self.home, self.ledger, Path(asked))
-        with executor_of(os.environ.get(SCHEDULER_VARIABLE, "")) as executor:
-            return hand_over_shards(self.home, self.ledger, str(asked), executor)
+        if is_sharded(str(asked)):
+            with executor_of(os.environ.get(SCHEDULER_VARIABLE, "")) as executor:
+                return hand_over_shards(self.home, self.ledger, str(asked), executor)
+        file = Path(asked)
+        if file.is_file():
+            refuse_without_room(self.home.root, file, scored=scored)
+        return hand_over(self.home, self.ledger, file)
 
-    def process(self, file: str | Path, job: str) -> Delivery:
+    def process(self, file: str | Path, job: str, ops: Mapping[str, Any] | None = None) -> Delivery:
         """Hand a file over and run a job on its drop; returns its delivery. Raises JunkLeadsError.
 
         A folder, a pattern or an address (s3://...) is one drop in shards.
         """
-        delivery = self._hand_over(file)
+        delivery = self._hand_over(file, scored=job == "inference_pipeline")
         self.instance.add_dynamic_partitions("drops", [delivery.drop])
         try:
-            self.launch(job, drop=delivery.drop)
+            self.launch(job, drop=delivery.drop, ops=ops)
         except JunkLeadsError as error:
             raise JunkLeadsError(f"{Path(file).name}: {error}{self._quarantined(delivery.drop)}") from error
         for known in self.rows(
@@ -122,14 +130,26 @@ class Platform(OfHome):
         """Run the data pipeline on a file; returns the account of its drop. Raises JunkLeadsError."""
         return self.account(self.process(file, "data_pipeline").drop)
 
-    def score(self, file: str | Path, out: Path | None = None) -> dict[str, Any]:
-        """Run the inference pipeline on a file; returns its drop's figures and where its results are.
+    def score(
+        self, file: str | Path, out: Path | None = None, *, parquet: bool = False, accept_drift: str | None = None
+    ) -> dict[str, Any]:
+        """Run the inference pipeline on a file, or again on an accepted drop that is named instead of one.
 
-        They are copied into the folder `out` as well. Raises JunkLeadsError.
+        Returns the drop's figures and where its results are; they are copied into the folder `out` as well. `parquet`
+        asks for a Parquet file beside the CSV. With a reason in `accept_drift` a drop that cannot be trusted is scored
+        all the same. Raises JunkLeadsError.
         """
-        drop = self.process(file, "inference_pipeline").drop
+        ops: dict[str, Any] = {"predictions": {"config": {"parquet": True}}} if parquet else {}
+        if accept_drift:
+            ops["encoded_features"] = {"config": {"accept_drift": True, "why": accept_drift}}
+        drop = self._accepted(file)
+        if drop is None:
+            drop = self.process(file, "inference_pipeline", ops).drop
+        else:
+            self.launch("inference_pipeline", drop=drop, ops=ops)
         figures = self.rows("SELECT * FROM prediction_summary WHERE drop = ?", parameters=[drop])[0]
-        written = [self.home.predictions / f"{drop}.csv", self.home.predictions / f"{drop}.summary.txt"]
+        names = (f"{drop}.csv", f"{drop}.summary.txt", *([f"{drop}.parquet"] if parquet else []))
+        written = [self.home.predictions / name for name in names]
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             written = [Path(shutil.copyfile(path, out / path.name)) for path in written]
@@ -140,7 +160,58 @@ class Platform(OfHome):
             "model_version": figures["model_version"],
             "predictions": str(written[0]),
             "summary": str(written[1]),
+            **({"parquet": str(written[2])} if parquet else {}),
+            "warnings": self.warnings(drop),
         }
+
+    def _accepted(self, asked: str | Path) -> str | None:
+        """The accepted drop that is meant when there is no such file; None when there is, or no such drop."""
+        file = Path(asked)
+        if file.exists() or file.is_symlink() or is_sharded(str(asked)):
+            return None
+        try:
+            newest = self.ledger.newest(str(file))
+        except DropUnknown:
+            return None
+        if newest.status != "accepted":
+            raise JunkLeadsError(
+                f"the newest delivery of drop {newest.drop!r} is {newest.status}, not accepted; name a file to score"
+            )
+        return newest.drop
+
+    def warnings(self, drop: str) -> list[str]:
+        """What warns about a scored drop, the gravest first."""
+        with connect(self.home.warehouse) as con:
+            return warnings_of(con, drop)
+
+    def propose_codes(self, drop: str) -> tuple[Proposal, Path | None]:
+        """The codes of an accepted drop that look renamed, and the CSV to review below `reports/`, if there are any."""
+        self.ledger.newest(drop)
+        with connect(self.home.warehouse) as con:
+            proposal = propose_codes(con, self.registry, drop)
+        path = self.home.reports / f"{drop}.codes.csv"
+        if not proposal.columns:
+            path.unlink(missing_ok=True)
+            return proposal, None
+        write_codes(path, proposal)
+        return proposal, path
+
+    def accept_codes(
+        self, drop: str, *, map_file: Path | None = None, source: str = "", by: str = "", why: str = ""
+    ) -> CodeMap:
+        """Accept a code map for a drop; returns it. Raises JunkLeadsError."""
+        given = str(map_file.absolute()) if map_file else ""
+        config = {"action": "ACCEPT", "drop": drop, "map_file": given, "source": source, "by": by, "why": why}
+        self.launch("accept_codes", ops={"code_maps": {"config": config}})
+        return self.code_maps.all()[-1]
+
+    def undo_codes(self, drop: str, *, by: str = "") -> CodeMap:
+        """Take back the code map that holds for a drop; returns it. Raises JunkLeadsError."""
+        file_name = self.ledger.newest(drop).file_name
+        held = self.code_maps.holding(drop, file_name)
+        self.launch("accept_codes", ops={"code_maps": {"config": {"action": "UNDO", "drop": drop, "by": by}}})
+        assert held is not None
+        return held
 
     def demonstrate(self, rows: int) -> dict[str, Any]:
         """The whole way once on generated leads, `rows` of them labelled; what is there already is not made again."""
@@ -290,7 +361,7 @@ def platform(home: Home, progress: Progress = lambda line: None) -> Iterator[Pla
 
     home.prepare()
     os.environ["DAGSTER_HOME"] = str(home.dagster)
-    with opened_instance(home) as instance:
+    with opened_instance(home) as instance, kept_open():
         for run_id in fail_dead_runs(instance, home):
             progress(f"run {run_id} had ended with its process and is marked as failed")
             after_run(home, instance, run_id)

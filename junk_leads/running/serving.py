@@ -31,6 +31,7 @@ def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes that nothing here asks for
     }
     commands = {
+        "runs": ["junk_leads.running.warm", str(home.root)],
         "Dagster": ["dagster", "dev", "-m", "junk_leads.definitions", "-h", host, "-p", str(port)],
         "MLflow": [
             *("mlflow", "server", "--backend-store-uri", home.mlflow_uri, "--host", host, "--port", str(mlflow_port)),
@@ -49,6 +50,10 @@ def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[
     try:
         while True:
             for name, server in servers.items():
+                if server.poll() is not None and name == "runs":
+                    tell(f"the process that starts runs at once ended with code {server.returncode}; they start slower")
+                    del servers[name]
+                    break
                 if server.poll() is not None:
                     raise JunkLeadsError(
                         f"{name}'s server ended with code {server.returncode}; is its port taken? "

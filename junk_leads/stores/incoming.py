@@ -8,12 +8,14 @@ import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from junk_leads.errors import DropRefused
 from junk_leads.stores.ledger import SUFFIXES, Delivery, content_of, drop_key
 
 MOST_ATTEMPTS = 3
+UNENDED = 3.0  # how many times as long a file must be at rest that does not end as a whole one does
 _UNFINISHED_NAMES = (".part", ".tmp", ".crdownload", ".filepart", "~")
 
 
@@ -162,16 +164,35 @@ def with_contents(
     settle_seconds: float,
     now: float,
 ) -> list[IncomingFile]:
-    """The files, each complete one with its content's SHA-256."""
+    """The files, each complete one with its content's SHA-256.
+
+    A file whose last line has no end yet must be at rest for longer: so a copy looks that has come to a halt.
+    """
     found = []
     for file in files:
         content = problem = ""
         if file.is_regular and is_complete(file, former, now, settle_seconds):
             try:
-                content = content_of(folder / file.name)
+                if is_complete(file, former, now, UNENDED * settle_seconds) or _ends_a_line(folder / file.name):
+                    content = _content_of(folder / file.name, *file.mark)
             except DropRefused:
                 pass  # moved away, or replaced by a link, while we looked
             except OSError as error:
                 problem = error.strerror or type(error).__name__
         found.append(replace(file, content=content, problem=problem))
     return found
+
+
+@lru_cache(maxsize=1_000)
+def _content_of(path: Path, size: float, modified: float) -> str:
+    """The content of a file, looked at once for as long as its mark stays: a large file waits for many looks."""
+    return content_of(path)
+
+
+def _ends_a_line(path: Path) -> bool:
+    """Whether the last byte ends a line; of what is compressed nobody can tell."""
+    if path.name.lower().endswith(".gz"):
+        return False
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+        return file.read(1) in (b"\n", b"\r")

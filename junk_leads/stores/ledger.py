@@ -135,6 +135,14 @@ class Ledger:
             raise DropUnknown(f"drop {drop!r} was never delivered; put its CSV into {self.home.incoming}")
         return self._delivery(row)
 
+    def of_content(self, drop: str, content: str) -> Delivery:
+        """The delivery of this content of a drop; raises DropUnknown when there was none."""
+        with self._open() as db:
+            row = db.execute("SELECT * FROM deliveries WHERE drop_key = ? AND content = ?", [drop, content]).fetchone()
+        if row is None:
+            raise DropUnknown(f"drop {drop!r} was never delivered with this content; deliver its file again")
+        return self._delivery(row)
+
     def deliver(self, path: Path, content: str, *, name: str | None = None) -> Delivery:
         """Note a file as the newest delivery of its drop, waiting for a run.
 

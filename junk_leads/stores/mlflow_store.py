@@ -86,6 +86,22 @@ def client_of(uri: str, root: Path) -> "MlflowClient":
     return client
 
 
+def alias_of(root: Path, model: str, alias: str) -> tuple[bool, str | None]:
+    """Whether MLflow's table of aliases could be read as it stands in a home, and the version with this alias, if any.
+
+    Reads the one row without MLflow; what MLflow writes there is the truth, also for what is asked here.
+    """
+    query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
+    if not (root / "mlflow.db").exists():
+        return True, None
+    try:
+        with closing(sqlite3.connect(f"{(root / 'mlflow.db').as_uri()}?mode=ro", uri=True, timeout=10)) as db:
+            rows = db.execute(query, [model, alias]).fetchall()
+    except sqlite3.Error:
+        return False, None
+    return len(rows) < 2, str(rows[0][0]) if rows else None
+
+
 def _make(path: Path) -> None:
     """Make MLflow's store in a file: its tracking and its registry."""
     from mlflow import MlflowClient

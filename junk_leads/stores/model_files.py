@@ -12,31 +12,26 @@ from junk_leads.errors import RegistryError
 from junk_leads.steps.boosting import read_booster
 from junk_leads.steps.leads.encoding import Encoder, reference_id
 from junk_leads.steps.scoring.scoring import ScoringModel
+from junk_leads.steps.watching.profiles import Profile
 
 BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE = "model.txt", "encoder.json", "settings.json"
+PROFILE_FILE = "profile.json"  # of the leads that it learned from; versions of before have none
 HASHES_FILE = "sha256.json"
 
 
 def files_sha256(folder: Path) -> str:
     """The hashes of a model's files, as the registry keeps them in a tag."""
-    names = (BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE)
+    names = [BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE]
+    names += [PROFILE_FILE] if (folder / PROFILE_FILE).exists() else []
     return json.dumps({name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names})
 
 
 def load_scoring_model(folder: Path, version: str, expected_sha256: str = "") -> ScoringModel:
-    """The model in a folder of its three files, verified before LightGBM reads it.
+    """The model in a folder of its files, verified before LightGBM reads it.
 
     LightGBM ends the whole process on a damaged file, so the hashes come first.
     """
-    try:
-        found = files_sha256(folder)
-    except OSError as error:
-        raise RegistryError(f"version {version} lacks the file {error.filename}; roll back or train again") from error
-    if expected_sha256 and found != expected_sha256:
-        raise RegistryError(
-            f"the files of version {version} are not those that were registered (SHA-256 differs); "
-            f"roll back to another version or restore {folder}"
-        )
+    _refuse_damaged(folder, version, expected_sha256)
     encoder = Encoder.from_json((folder / ENCODER_FILE).read_text(encoding="utf-8"))
     if encoder.reference != reference_id():
         raise RegistryError(
@@ -46,3 +41,22 @@ def load_scoring_model(folder: Path, version: str, expected_sha256: str = "") ->
     settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
     booster = read_booster(folder / BOOSTER_FILE)
     return ScoringModel(version, booster, encoder, settings)
+
+
+def load_profile(folder: Path, version: str, expected_sha256: str = "") -> Profile | None:
+    """The profile of the leads that a version learned from, verified; None for a version registered without one."""
+    _refuse_damaged(folder, version, expected_sha256)
+    file = folder / PROFILE_FILE
+    return Profile.from_json(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _refuse_damaged(folder: Path, version: str, expected_sha256: str) -> None:
+    try:
+        found = files_sha256(folder)
+    except OSError as error:
+        raise RegistryError(f"version {version} lacks the file {error.filename}; roll back or train again") from error
+    if expected_sha256 and found != expected_sha256:
+        raise RegistryError(
+            f"the files of version {version} are not those that were registered (SHA-256 differs); "
+            f"roll back to another version or restore {folder}"
+        )

@@ -16,19 +16,23 @@ from junk_leads.errors import PromotionRefused
 from junk_leads.reference import model_settings
 from junk_leads.steps.learning.gating import Rules, Verdict, judge
 from junk_leads.steps.learning.metrics import slices
-from junk_leads.steps.learning.training import labelled_features
+from junk_leads.steps.learning.training import features_side_by_side
 from junk_leads.steps.learning.validation import day
 from junk_leads.steps.pages.plots import plot_junk_budget, plot_side_by_side
-from junk_leads.steps.scoring.scoring import ScoringModel
-from junk_leads.stores.labelled import counts_of, labelled_drops, uncounted
+from junk_leads.stores.drops.labelled import counts_of, labelled_drops, uncounted
 from junk_leads.stores.registry import PRODUCTION, Registry, Version
+
+DAY = 86_400  # seconds
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Labels of n leads that neither version has seen, both versions' probabilities, and the leads' slices."""
+    """Labels of leads that neither version has seen, both versions' probabilities, and the leads' slices, all of shape
+    (r,), as are `counts`: how many leads a row is.
+    """
 
     labels: np.ndarray
+    counts: np.ndarray
     challenger: np.ndarray
     champion: np.ndarray
     slices: Mapping[str, np.ndarray]
@@ -37,7 +41,15 @@ class Comparison:
     def verdict(self) -> Verdict:
         """What the gate says."""
         rules = Rules(lowest_auc=model_settings()["lowest_auc"], **model_settings()["gate"])
-        return judge(self.labels, self.challenger, self.champion, self.slices, rules, is_as_recent=self.is_as_recent)
+        return judge(
+            self.labels,
+            self.challenger,
+            self.champion,
+            self.slices,
+            rules,
+            self.counts,
+            is_as_recent=self.is_as_recent,
+        )
 
 
 def compare(con: duckdb.DuckDBPyConnection, registry: Registry, challenger: str, champion: str) -> Comparison:
@@ -48,22 +60,20 @@ def compare(con: duckdb.DuckDBPyConnection, registry: Registry, challenger: str,
     """
     mine, theirs = registry.version(challenger), registry.version(champion)
     start = mine.holdout_from
-    model = registry.load(champion) if theirs.newest_lead < start else registry.load_judged(champion)
-    labels, ours, masks = _predicted(con, registry.load_judged(challenger), start)
-    _, others, _ = _predicted(con, model, start)
-    return Comparison(labels, ours, others, masks, mine.newest_lead >= theirs.newest_lead)
-
-
-def _predicted(
-    con: duckdb.DuckDBPyConnection, model: ScoringModel, start: float
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Labels and probabilities of the labelled leads from `start` (seconds) on, and their slices."""
+    models = [
+        registry.load_judged(challenger),
+        registry.load(champion) if theirs.newest_lead < start else registry.load_judged(champion),
+    ]
+    is_as_recent = mine.newest_lead // DAY >= theirs.newest_lead // DAY
     drops = labelled_drops(con)
     if math.isnan(start) or not drops:
-        return np.zeros(0, dtype=np.int8), np.zeros(0), {}
-    counts = counts_of(con, drops, uncounted(con))
-    data = labelled_features(con, counts.filter(f"epoch(created_date) >= {start!r}"), model.encoder)
-    return data.labels, model.predict(data.kinds)[data.kind], dict(slices(data, model.encoder))
+        nothing = np.zeros(0)
+        return Comparison(nothing, nothing, nothing, nothing, {}, is_as_recent)
+    counts = counts_of(con, drops, uncounted(con)).filter(f"epoch(created_day) >= {start!r}")
+    both = features_side_by_side(con, counts, [model.encoder for model in models])
+    ours, others = (model.predict(data.kinds)[data.kind] for model, data in zip(models, both, strict=True))
+    data = both[0]
+    return Comparison(data.labels, data.counts, ours, others, dict(slices(data, models[0].encoder)), is_as_recent)
 
 
 def promote(
@@ -118,7 +128,7 @@ def plots(comparison: Comparison, versions: tuple[str, str]) -> dict[str, bytes]
     if len(np.unique(comparison.labels)) < 2:
         return {}
     told = {
-        f"version {version}": (comparison.labels, probabilities)
+        f"version {version}": (comparison.labels, probabilities, comparison.counts)
         for version, probabilities in zip(versions, (comparison.challenger, comparison.champion), strict=True)
     }
     return {**plot_side_by_side(told), "junk_budget.png": plot_junk_budget(told)}
@@ -129,4 +139,4 @@ def _interval(told: list[float]) -> str:
 
 
 def _day(seconds: float) -> str:
-    return "-" if math.isnan(seconds) else day(seconds)
+    return "-" if math.isnan(seconds) else day(seconds // DAY)

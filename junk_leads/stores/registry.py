@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from junk_leads.errors import NoChampion, RegistryError
 from junk_leads.home import Home
 from junk_leads.steps.scoring.scoring import ScoringModel
-from junk_leads.stores.mlflow_store import client_of, downloaded, plain_errors
-from junk_leads.stores.model_files import load_scoring_model
+from junk_leads.steps.watching.profiles import Profile
+from junk_leads.stores.mlflow_store import alias_of, client_of, downloaded, plain_errors
+from junk_leads.stores.model_files import load_profile, load_scoring_model
 from junk_leads.stores.telling.alerting import alert
 
 if TYPE_CHECKING:
@@ -119,12 +121,23 @@ class Registry:
 
         Raises RegistryError for a version that does not exist, a damaged file, or other reference tables.
         """
-        client = self.client
         found = self._found(version)
+        return load_scoring_model(self._folder(found), version, found.tags.get("files_sha256", ""))
+
+    def profile(self, version: str) -> Profile | None:
+        """The profile of the leads that a version learned from, verified; None when it was registered without one.
+
+        Raises RegistryError as `load` does.
+        """
+        found = self._found(version)
+        return load_profile(self._folder(found), version, found.tags.get("files_sha256", ""))
+
+    def _folder(self, found: "ModelVersion") -> Path:
+        """Where the files of a version are."""
+        client = self.client
         with plain_errors():
             logged = client.get_logged_model(found.source.rsplit("/", 1)[-1])
-            folder = downloaded(f"{logged.artifact_location}/artifacts")
-        return load_scoring_model(folder, version, found.tags.get("files_sha256", ""))
+            return downloaded(f"{logged.artifact_location}/artifacts")
 
     def load_judged(self, version: str) -> ScoringModel:
         """The model that a version was judged by: trained the same way without the leads of its temporal hold-out.
@@ -258,6 +271,10 @@ class Registry:
         return {**({"data_fingerprint": fingerprint} if fingerprint else {}), **({"metrics": told} if told else {})}
 
     def _alias(self, alias: str) -> str | None:
+        # a sensor asks this every few seconds: MLflow takes seconds to import, and is asked where its table is another
+        known, version = alias_of(self.home.root, MODEL, alias)
+        if known:
+            return version
         client = self.client
         with plain_errors():
             found = client.search_registered_models(f"name = '{MODEL}'")

@@ -24,10 +24,19 @@ from junk_leads.steps.pages.card import model_card
 from junk_leads.steps.pages.leaderboard import as_markdown
 from junk_leads.steps.pages.plots import plot_evaluation, plot_importance, plot_leaderboard, plot_side_by_side
 from junk_leads.steps.pages.report import report_markdown
+from junk_leads.steps.watching.profiles import Profile
 from junk_leads.stores.mlflow_store import mlflow_quiet
-from junk_leads.stores.model_files import BOOSTER_FILE, ENCODER_FILE, HASHES_FILE, SETTINGS_FILE, files_sha256
+from junk_leads.stores.model_files import (
+    BOOSTER_FILE,
+    ENCODER_FILE,
+    HASHES_FILE,
+    PROFILE_FILE,
+    SETTINGS_FILE,
+    files_sha256,
+)
 from junk_leads.stores.registry import JUDGED, Registry
 
+DAY = 86_400  # seconds
 # What scoring a raw lead needs; the code itself travels with the model.
 _REQUIREMENTS = ("duckdb", "filelock", "lightgbm", "mlflow", "numpy", "pandas", "pyarrow", "pyyaml")
 
@@ -42,6 +51,7 @@ class Training:
     settings: Mapping[str, Any]
     parameters: Mapping[str, Any]
     drops: Mapping[str, int]
+    profile: Profile
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
     """Log a training into the active MLflow run and register its model; `mlflow` is dagster-mlflow's resource."""
     evaluated, encoder, report = training.evaluated, training.encoder, training.evaluated.report
     fingerprint = training.data.fingerprint
-    plots = plot_evaluation(evaluated, training.data)
+    plots = plot_evaluation(evaluated)
     gains = evaluated.model.booster.feature_importance("gain")
     plots["feature_importance.png"] = plot_importance(encoder.features, gains)
     with mlflow_quiet(), tempfile.TemporaryDirectory() as name:
@@ -77,7 +87,7 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
         _log_plots(mlflow, plots)
         judged_hashes = _write_model(folder / "judged", evaluated.judged, training)
         mlflow.log_artifacts(str(folder / "judged"), JUDGED)
-        hashes = _write_model(folder / "model", evaluated.model, training)
+        hashes = _write_model(folder / "model", evaluated.model, training, training.profile)
         model_uri = _log_model(mlflow, folder / "model")
         mlflow.set_tag("files_sha256", hashes)
         version = registry.register(
@@ -89,8 +99,8 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
                 "judged_sha256": judged_hashes,
                 "data_fingerprint": fingerprint,
                 "drops": json.dumps(dict(training.drops)),
-                "newest_lead": repr(float(training.data.created.max())),
-                "holdout_from": repr(float(training.data.created[evaluated.holdout].min())),
+                "newest_lead": repr(float(training.data.days.max()) * DAY),
+                "holdout_from": repr(float(evaluated.holdout.days.min()) * DAY),
                 "metrics": json.dumps({k: round(v, 6) for k, v in report.values().items()}),
             },
         )
@@ -123,7 +133,7 @@ def log_learner(mlflow: Any, learner: Learner, try_it: Callable[[], Tried]) -> t
                 mlflow.log_metric("trial_log_loss", trial.log_loss, step=trial.number)
         if tried.trials:
             mlflow.log_dict({"trials": trials_as_dicts(tried.trials)}, "trials.json")
-        _log_plots(mlflow, plot_side_by_side({learner.title: (tried.labels, tried.probabilities)}))
+        _log_plots(mlflow, plot_side_by_side({learner.title: (tried.labels, tried.probabilities, tried.counts)}))
         if tried.booster is not None:
             mlflow.log_text(tried.booster.model_to_string(), BOOSTER_FILE)
         return tried, str(run.info.run_id)
@@ -137,7 +147,9 @@ def log_leaderboard(
     `about` is what was the same for all: the leads, the encoder, the budget.
     """
     plots = {"leaderboard.png": plot_leaderboard(rows)}
-    plots |= plot_side_by_side({found.learner.title: (found.labels, found.probabilities) for found in tried})
+    plots |= plot_side_by_side(
+        {found.learner.title: (found.labels, found.probabilities, found.counts) for found in tried}
+    )
     with mlflow_quiet():
         mlflow.log_params(dict(about))
         mlflow.log_metrics({"learners": len(rows), "best_temporal_auc": rows[0]["temporal_auc"]})
@@ -166,9 +178,11 @@ def _log_plots(mlflow: Any, plots: Mapping[str, bytes]) -> None:
         mlflow.log_artifacts(name, "plots")
 
 
-def _write_model(folder: Path, learned: Learned, training: Training) -> str:
-    """Write a model's three files and their hashes, which are returned."""
+def _write_model(folder: Path, learned: Learned, training: Training, profile: Profile | None = None) -> str:
+    """Write a model's files and their hashes, which are returned; the profile is of all leads it learned from."""
     folder.mkdir()
+    if profile is not None:
+        (folder / PROFILE_FILE).write_text(profile.to_json(), encoding="utf-8")
     learned.booster.save_model(folder / BOOSTER_FILE)
     (folder / ENCODER_FILE).write_text(training.encoder.to_json(), encoding="utf-8")
     settings = {**training.settings, **learned.as_settings()}
@@ -191,6 +205,7 @@ def _log_model(mlflow: Any, folder: Path) -> str:
             "booster": str(folder / BOOSTER_FILE),
             "encoder": str(folder / ENCODER_FILE),
             "settings": str(folder / SETTINGS_FILE),
+            "profile": str(folder / PROFILE_FILE),
             "hashes": str(folder / HASHES_FILE),
         },
         code_paths=[str(package)],

@@ -12,10 +12,7 @@ from pathlib import Path
 
 import duckdb
 
-from junk_leads.errors import DropUnknown, WarehouseUnavailable
-from junk_leads.steps.sql import quoted
-from junk_leads.stores.making import alone, make_whole
-from junk_leads.stores.table_parts import (
+from junk_leads.engine.table_parts import (
     FORMER,
     SUFFIX,
     MadeTable,
@@ -27,6 +24,10 @@ from junk_leads.stores.table_parts import (
     sweep,
     with_parts,
 )
+from junk_leads.errors import DropUnknown, WarehouseUnavailable
+from junk_leads.steps.sql import quoted
+from junk_leads.stores.capacity import limit_memory, memory_limit, memory_told
+from junk_leads.stores.making import alone, make_whole
 
 # Which table holds which drop, of which delivery (`content`, the file's SHA-256).
 HOLDINGS = "table_drops"
@@ -51,8 +52,10 @@ _INTEGERS |= {"INTEGER", "UINTEGER"}
 def connect(path: Path, *, wait_seconds: float = 60.0) -> duckdb.DuckDBPyConnection:
     """Open the warehouse, made if it is not there, waiting at most `wait_seconds` while another process holds it.
 
-    Raises WarehouseUnavailable naming the holder, or what is wrong with the file.
+    Raises WarehouseUnavailable naming the holder, or what is wrong with the file; CapacityExceeded for a memory limit
+    that is none.
     """
+    memory_limit()  # refused before the file is made
     if not path.exists() and path.parent.is_dir():
         _make_at(path)
     deadline = time.monotonic() + wait_seconds
@@ -78,6 +81,7 @@ def connect(path: Path, *, wait_seconds: float = 60.0) -> duckdb.DuckDBPyConnect
                 f"the warehouse {path} is damaged ({_first_line(str(error))}); "
                 f"nothing was changed: restore it from a backup, or move it away and ingest the archive again"
             ) from error
+    limit_memory(con)
     con.execute(_HOLDINGS_TABLE)
     return con
 
@@ -132,13 +136,15 @@ def store(
         if main in PASSED:
             for drop in drops or ():
                 _keep_former(con, main, drop, content)
-        for table, relation in relations.items():
-            stored[table] = _replace(con, table, relation, drops)
-        for drop in drops or ():
-            _hold(con, main, drop, content)
-            if main == LAST:
+        with memory_told():
+            for table, relation in relations.items():
+                stored[table] = _replace(con, table, relation, drops)
+        if drops:
+            _hold(con, main, drops, content)
+            _hold_parts(con, main, drops)
+        if main == LAST:
+            for drop in drops or ():
                 _forget_former(con, drop)
-            _hold_parts(con, main, drop)
         con.commit()
     except BaseException:
         con.rollback()
@@ -156,11 +162,11 @@ def take_back(con: duckdb.DuckDBPyConnection, drop: str) -> None:
     """
     con.begin()
     try:
-        passed = holds(con, LAST).get(drop)
+        passed = _content_held(con, LAST, drop)
         for main, tables in PASSED.items():
-            if main == LAST or holds(con, main).get(drop, passed) == passed:
+            if main == LAST or _content_held(con, main, drop, passed) == passed:
                 continue
-            former = holds(con, _FORMER + main).get(drop)
+            former = _content_held(con, _FORMER + main, drop)
             for table in filter(partial(has_table, con), tables):
                 con.execute(f"DELETE FROM {quoted(table)} WHERE drop = ?", [drop])
                 if former is not None and has_table(con, _FORMER + table):
@@ -169,7 +175,7 @@ def take_back(con: duckdb.DuckDBPyConnection, drop: str) -> None:
             con.execute(f"DELETE FROM {HOLDINGS} WHERE table_name = ? AND drop = ?", [main, drop])
             if former is not None:
                 _copy_holding(con, _FORMER + main, main, drop)
-            _hold_parts(con, main, drop)
+            _hold_parts(con, main, [drop])
         _forget_former(con, drop)
         con.commit()
     except BaseException:
@@ -179,10 +185,10 @@ def take_back(con: duckdb.DuckDBPyConnection, drop: str) -> None:
 
 def _keep_former(con: duckdb.DuckDBPyConnection, main: str, drop: str, content: str | None) -> None:
     """Keep beside what a drop's last delivery that has passed left in the tables of `main`, before a newer one's."""
-    held = holds(con, main).get(drop)
-    if main == LAST or held is None or held != holds(con, LAST).get(drop):
+    held = _content_held(con, main, drop)
+    if main == LAST or held is None or held != _content_held(con, LAST, drop):
         return
-    if held == (content or holds(con, "raw_leads").get(drop)):
+    if held == (content or _content_held(con, "raw_leads", drop)):
         return  # the same delivery again
     for table in filter(partial(has_table, con), PASSED[main]):
         kept = _FORMER + table
@@ -202,7 +208,7 @@ def _copy_holding(con: duckdb.DuckDBPyConnection, table: str, target: str, drop:
 
 def _forget_former(con: duckdb.DuckDBPyConnection, drop: str) -> None:
     for main, tables in PASSED.items():
-        if drop in holds(con, _FORMER + main):
+        if _content_held(con, _FORMER + main, drop) is not None:
             for table in tables:
                 if has_table(con, _FORMER + table):
                     con.execute(f"DELETE FROM {quoted(_FORMER + table)} WHERE drop = ?", [drop])
@@ -227,30 +233,46 @@ def rows_of(con: duckdb.DuckDBPyConnection, table: str, drops: Sequence[str] | N
         what = f"drop {drops[0]!r}" if drops and len(drops) == 1 else "anything"
         raise DropUnknown(f"{table} does not hold {what} yet; materialise {table} first")
     relation = con.table(table)
-    if drops is not None and len(drops) == 1:
+    if drops is not None and len(drops) == 1:  # of thousands: one is found without looking at the others
         _refuse_stale(con, table, drops[0])
-    held, delivered = holds(con, table), holds(con, "raw_leads")
-    current = [drop for drop, content in held.items() if delivered.get(drop, content) == content]
-    if drops is None and len(current) == len(held):
+        one = relation.filter(duckdb.ColumnExpression(DROP) == duckdb.ConstantExpression(drops[0]))
+        return with_parts(con, table, one, drops)
+    wanted = "" if drops is None else " AND h.drop IN (SELECT unnest(?::VARCHAR[]))"
+    current = (
+        f"SELECT h.drop FROM {HOLDINGS} AS h LEFT JOIN {HOLDINGS} AS r "
+        f"ON r.table_name = 'raw_leads' AND r.drop = h.drop "
+        f"WHERE h.table_name = ? AND coalesce(r.content, h.content) = h.content{wanted}"
+    )
+    given: list[object] = [table] if drops is None else [table, list(drops)]
+    counted = con.execute(
+        f"SELECT (SELECT count(*) FROM ({current})), (SELECT count(*) FROM {HOLDINGS} WHERE table_name = ?)",
+        [*given, table],
+    ).fetchall()[0]
+    if counted[0] == counted[1] and (counted[1] or drops is None):
         return with_parts(con, table, relation, None)
-    wanted = [drop for drop in current if drops is None or drop in drops]
-    rows = relation.filter(duckdb.ColumnExpression(DROP).isin(*map(duckdb.ConstantExpression, wanted or [""])))
-    return with_parts(con, table, rows, wanted)
+    rows = con.sql(f"SELECT * FROM {quoted(table)} WHERE drop IN ({current})", params=given)
+    return with_parts(con, table, rows, [drop for (drop,) in con.execute(current, given).fetchall()])
 
 
 def _refuse_stale(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> None:
-    held = holds(con, table)
-    if drop not in held:
+    held, delivered = (_content_held(con, of, drop) for of in (table, "raw_leads"))
+    if held is None:
         raise DropUnknown(
             f"{table} does not hold drop {drop!r}: it was refused or not materialised yet; "
             f"look into quarantine/ for its reason, or materialise {table} for it first"
         )
-    delivered = holds(con, "raw_leads").get(drop)
-    if delivered is not None and held[drop] != delivered:
+    if delivered is not None and held != delivered:
         raise DropUnknown(
             f"{table} holds drop {drop!r} of a former delivery only, its newest was refused there or not "
             f"materialised yet; materialise {table} for it first"
         )
+
+
+def _content_held(con: duckdb.DuckDBPyConnection, table: str, drop: str, otherwise: str | None = None) -> str | None:
+    """The content that a table's rows of a drop were made from; `otherwise` when it holds none of it."""
+    found = con.execute(f"SELECT content FROM {HOLDINGS} WHERE table_name = ? AND drop = ?", [table, drop])
+    rows = found.fetchall()
+    return str(rows[0][0]) if rows else otherwise
 
 
 def _fit_table(con: duckdb.DuckDBPyConnection, table: str, relation: duckdb.DuckDBPyRelation) -> None:
@@ -297,9 +319,10 @@ def _replace(
     if drops is None:
         con.execute(f"DELETE FROM {target} WHERE rowid <= ?", [last])
     else:
-        con.execute(f"DELETE FROM {target} WHERE rowid <= ? AND drop IN (SELECT unnest(?))", [last, list(drops)])
-    if drops is not None:
-        counted = con.execute(f"SELECT count(*) FROM {target} WHERE drop IN (SELECT unnest(?))", [list(drops)])
+        # one drop by its name: DuckDB then reads the few blocks that may hold it
+        among, named = ("= ?", drops[0]) if len(drops) == 1 else ("IN (SELECT unnest(?))", list(drops))
+        con.execute(f"DELETE FROM {target} WHERE rowid <= ? AND drop {among}", [last, named])
+        counted = con.execute(f"SELECT count(*) FROM {target} WHERE drop {among}", [named])
         if counted.fetchall()[0][0] != inserted:
             raise WarehouseUnavailable(
                 f"an output of {table} holds rows of other drops than {', '.join(drops)}; nothing was stored: "
@@ -308,21 +331,35 @@ def _replace(
     return inserted
 
 
-def _hold(con: duckdb.DuckDBPyConnection, table: str, drop: str, content: str | None) -> None:
-    delivered = holds(con, "raw_leads")
-    if content is None and delivered and drop not in delivered:
-        return  # a refused drop inside a range of drops: nothing of it is held
-    content = content or delivered.get(drop, "")
-    con.execute(f"DELETE FROM {HOLDINGS} WHERE table_name = ? AND drop = ?", [table, drop])
+def _hold(con: duckdb.DuckDBPyConnection, table: str, drops: Sequence[str], content: str | None) -> None:
+    """Note what a table holds of drops; of a refused drop inside a range of drops it holds nothing."""
+    if content is None and con.execute(f"SELECT 1 FROM {HOLDINGS} WHERE table_name = 'raw_leads' LIMIT 1").fetchall():
+        known = (
+            f"SELECT drop, content FROM {HOLDINGS} WHERE table_name = 'raw_leads' AND drop IN (SELECT unnest($drops))"
+        )
+    else:
+        known = "SELECT unnest($drops) AS drop, $content AS content"
+    given = {"drops": list(drops), "table": table}
+    more = {"content": content or ""} if "$content" in known else {}
+    con.execute(f"CREATE OR REPLACE TEMP TABLE newly_held AS {known}", {"drops": list(drops), **more})
     con.execute(
-        f"INSERT INTO {HOLDINGS} SELECT ?, ?, ?, (SELECT count(*) FROM {quoted(table)} WHERE drop = ?), now()",
-        [table, drop, content, drop],
+        f"DELETE FROM {HOLDINGS} WHERE table_name = $table AND drop IN (SELECT drop FROM newly_held)",
+        {"table": table},
     )
+    con.execute(
+        f"INSERT INTO {HOLDINGS} SELECT $table, n.drop, n.content, coalesce(c.row_count, 0), now() "
+        f"FROM newly_held AS n LEFT JOIN (SELECT drop, count(*) AS row_count FROM {quoted(table)} "
+        "WHERE drop IN (SELECT unnest($drops)) GROUP BY drop) AS c USING (drop)",
+        given,
+    )
+    con.execute("DROP TABLE newly_held")
 
 
-def _hold_parts(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> None:
-    """Count and show the rows that a table holds of a drop in parts."""
-    if has_table(con, table + SUFFIX):
+def _hold_parts(con: duckdb.DuckDBPyConnection, table: str, drops: Sequence[str]) -> None:
+    """Count and show the rows that a table holds of drops in parts."""
+    if not has_table(con, table + SUFFIX):
+        return
+    for drop in drops:
         con.execute(
             f"UPDATE {HOLDINGS} SET row_count = ? + (SELECT count(*) FROM {quoted(table)} WHERE drop = ?) "
             "WHERE table_name = ? AND drop = ?",

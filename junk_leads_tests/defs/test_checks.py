@@ -8,7 +8,7 @@ import html
 import json
 import math
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,8 +128,8 @@ class Inputs:
         )
         return predictions.predictions_checks(self.con, self._dirty(made, replace), leads)
 
-    def summary(self, **figures: float) -> Results:
-        return predictions.prediction_summary_checks(self.con, {**FIGURES, **figures}, 0.5)
+    def summary(self, *, of_other_times: float = 0.0, **figures: float) -> Results:
+        return predictions.prediction_summary_checks(self.con, {**FIGURES, **figures}, 0.5, of_other_times)
 
     def outcomes(self, replace: str = "", *, times: int = 1) -> Results:
         made = self.con.sql(
@@ -148,7 +148,7 @@ class Inputs:
         self, *, rows: int = 1000, ones: int = 500, leak: str = "", future: int = 0, **metrics: float
     ) -> Results:
         """The checks of a model; `leak` copies the label, `future` leads are of next week."""
-        created = np.arange(rows) + (np.arange(rows) < future) * (datetime.now().timestamp() + 7 * 86_400)
+        created = np.where(np.arange(rows) < future, (date.today() - date(1970, 1, 1)).days + 7, np.arange(rows))
         labels = np.array([1] * ones + [0] * (rows - ones), dtype=np.int8)
         values = dict.fromkeys(ENCODER.features, np.zeros(rows, dtype=np.int8))
         table = pa.table({**values, **({leak: labels} if leak else {})})
@@ -388,6 +388,10 @@ DIRTY = [
     Dirty(
         *("prediction_summary", "shares_add_up", BETWEEN, "shares_unaccounted", "ERROR"),
         lambda i: i.summary(share_of_ones=0.4),
+    ),
+    Dirty(
+        *("prediction_summary", "dates_follow_training", BETWEEN, "share_of_other_times", "WARN"),
+        lambda i: i.summary(of_other_times=0.02),
     ),
     Dirty(
         *("prediction_summary", "share_of_ones_is_as_in_training", BETWEEN, "distance_in_bands", "WARN"),
@@ -672,6 +676,40 @@ def test_a_refused_file_fires_the_check_of_its_schema_and_says_why(inputs: Input
     assert result.metadata["refused_what"].value == what
     assert result.metadata["refuses"].value is True
     assert "evidence" in result.metadata
+
+
+def test_a_check_that_failed_says_what_was_found_then_what_was_expected(inputs: Inputs) -> None:
+    result = of_check(inputs.raw(*MANY[:98], *[{"total_leads_droppped": "many"}] * 2), "has_few_rejected_rows")
+    found = "2 of 100 rows rejected: total_leads_droppped is not a number, first in line 100"
+    expected = "No row is rejected; up to 1 % is a warning, more refuses the drop."
+    assert result.description == f"{found}. Expected: {expected}"
+    assert (result.metadata["found"].value, result.metadata["expected"].value) == (found, expected)
+    assert refusal([result]) == f"has_few_rejected_rows: {found}"
+
+
+def test_a_check_that_passed_says_what_was_expected(inputs: Inputs) -> None:
+    result = of_check(inputs.raw(), "has_few_rejected_rows")
+    assert result.description == "No row is rejected; up to 1 % is a warning, more refuses the drop."
+    assert result.metadata["found"].value == "none of 3 rows rejected"
+
+
+def test_several_reasons_of_rejection_are_counted_each(inputs: Inputs) -> None:
+    rows = [{"syllabus": "x"}, {"syllabus": "y"}, {"created_date": "soon"}, {}]
+    result = of_check(inputs.raw(*rows), "has_few_rejected_rows")
+    assert result.metadata["found"].value == (
+        "3 of 4 rows rejected: 2 syllabus is not a number, first in line 2; "
+        "1 created_date is not a date written as %Y-%m-%d %H:%M:%S, first in line 4"
+    )
+
+
+@pytest.mark.parametrize("case", DIRTY, ids=lambda case: f"{case.asset}-{case.check}-{case.column}-{case.severity}")
+def test_what_was_found_is_a_sentence_without_an_example(inputs: Inputs, case: Dirty) -> None:
+    result = of_check(case.results(inputs), case.check)
+    found = str(result.metadata["found"].value)
+    assert found not in ("", "as expected")
+    assert "\n" not in found
+    texts = [e.strip("'") for row in evidence(result) for e in row.examples.split(", ") if len(e) > 6]
+    assert [text for text in texts if text in found] == []
 
 
 # Evidence

@@ -2,6 +2,10 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +26,7 @@ from junk_leads.stores.incoming import (
     is_complete,
     list_incoming,
     run_key,
+    stale_files,
     with_contents,
 )
 from junk_leads.stores.ledger import Delivery, Ledger, content_of
@@ -49,6 +54,35 @@ def delivery(
 
 def key(attempts: int = 1, content: str = "sha-1") -> str:
     return f"july:{content}:{attempts}"
+
+
+# What is told of
+
+
+def incoming_evaluated(home: Home, instance: dg.DagsterInstance, stale_minutes: float) -> None:
+    sensor = make_incoming_sensor(interval_seconds=1, settle_seconds=0, stale_minutes=stale_minutes)
+    with dg.build_sensor_context(instance=instance, resources={"home": HomeResource(root=str(home.root))}) as context:
+        sensor.evaluate_tick(context)
+
+
+def test_a_file_that_waits_for_too_long_is_told_of_once_with_the_reason(home: Home) -> None:
+    (home.incoming / "july.xlsx").write_bytes(b"PK")
+    os.utime(home.incoming / "july.xlsx", (0, 0))  # written long ago, but it came just now
+    with dg.DagsterInstance.ephemeral() as instance:
+        incoming_evaluated(home, instance, 60)
+        assert not home.alerts.exists()
+        for _ in range(2):
+            incoming_evaluated(home, instance, -1)
+    (line,) = home.alerts.read_text().splitlines()
+    assert line.endswith("stale folder: july.xlsx has been waiting in incoming/ for 0.0 h: not named .csv or .csv.gz")
+
+
+def test_stale_is_what_came_long_ago_and_is_still_there(tmp_path: Path) -> None:
+    (tmp_path / "here.csv").touch()
+    came = (tmp_path / "here.csv").stat().st_ctime
+    names = ["here.csv", "gone.csv"]
+    assert stale_files(tmp_path, names, came + 61, 60) == [("here.csv", came)]
+    assert stale_files(tmp_path, names, came + 59, 60) == []
 
 
 # What is decided
@@ -272,17 +306,54 @@ def test_a_file_that_cannot_be_read_says_why(
     assert (found.content, found.problem) == ("", problem)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "taken_after"),
+    [
+        ("whole.csv", b"a,b\n1,2\n", 4.0),
+        ("old_mac.csv", b"a,b\r1,2\r", 4.0),
+        ("halted.csv", b"a,b\n1,", 12.0),
+        ("empty.csv", b"", 12.0),
+        ("packed.csv.gz", b"\n", 12.0),
+    ],
+)
+def test_a_file_that_does_not_end_as_a_whole_one_must_be_at_rest_for_longer(
+    tmp_path: Path, name: str, text: bytes, taken_after: float
+) -> None:
+    (tmp_path / name).write_bytes(text)
+    listed = list_incoming(tmp_path)
+    former = {file.name: file.mark for file in listed}
+    for seconds, taken in ((taken_after - 0.1, False), (taken_after, True)):
+        (found,) = with_contents(listed, tmp_path, former, 4.0, listed[0].modified + seconds)
+        assert bool(found.content) is taken
+
+
+def test_a_content_is_looked_at_once_for_as_long_as_the_file_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    monkeypatch.setattr(
+        "junk_leads.stores.incoming.content_of", lambda path: looks.append(path.name) or str(len(looks))
+    )
+    path = tmp_path / "large.csv"
+    for text in ("1\n", "1\n2\n"):
+        path.write_text(text)
+        for _ in range(3):
+            listed = list_incoming(tmp_path)
+            with_contents(listed, tmp_path, {file.name: file.mark for file in listed}, 0, time.time() + 60)
+    assert looks == ["large.csv", "large.csv"]
+
+
 # The sensor itself
 
 
 class Incoming:
     """A home's sensor, with the clock of its cursor: `tick()` looks once, files count as at rest at once."""
 
-    def __init__(self, home: Home, instance: dg.DagsterInstance) -> None:
+    def __init__(self, home: Home, instance: dg.DagsterInstance, watch_seconds: float = 0.0) -> None:
         self.home, self.instance = home, instance
         self.ledger = Ledger(home)
         self.definitions = build_defs(home)
-        self.sensor = make_incoming_sensor(interval_seconds=1, settle_seconds=0)
+        self.sensor = make_incoming_sensor(interval_seconds=1, settle_seconds=0, watch_seconds=watch_seconds)
         self.cursor: str | None = None
 
     def tick(self) -> dg.SensorResult:
@@ -483,3 +554,68 @@ def test_files_with_odd_names_are_requested_or_told_and_keep_no_other_file_waiti
     for request in requests:
         incoming.start(request, dg.DagsterRunStatus.STARTED)
     assert "fine.csv: its run is under way" in incoming.skipped()
+
+
+def test_a_file_that_comes_while_the_sensor_watches_is_requested_by_the_same_look(
+    home: Home, put: Callable[..., Path]
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        incoming = Incoming(home, instance, watch_seconds=60)
+        started = time.monotonic()
+        coming = threading.Timer(0.5, lambda: put("july.csv", {}))
+        coming.start()
+        assert [request.partition_key for request in incoming.requested()] == ["july"]
+        coming.join()
+        assert time.monotonic() - started < 30  # what there is to do ends the watch
+
+
+def test_files_that_come_together_are_requested_together(home: Home, put: Callable[..., Path]) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        incoming = Incoming(home, instance, watch_seconds=60)
+        put("first.csv", {})
+        incoming.cursor = json.dumps({file.name: file.mark for file in list_incoming(home.incoming)})
+        put("second.csv", {})  # the first may be taken at once, this one at the next look
+        assert [request.partition_key for request in incoming.requested()] == ["first", "second"]
+
+
+def test_among_thousands_of_deliveries_a_look_reads_those_of_the_files_that_are_there(
+    incoming: Incoming, put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ledger, "deliveries", lambda self: pytest.fail("every delivery was read"))
+    for name in ("july.csv", "june.csv"):
+        put(name, {})
+    incoming.tick()
+    assert [request.partition_key for request in incoming.requested()] == ["july", "june"]
+    incoming.ledger.accept(incoming.ledger.newest("july"))
+    put("july.csv", {})
+    incoming.tick()
+    incoming.tick()
+    assert not (incoming.home.incoming / "july.csv").exists()
+
+
+def test_a_look_imports_nothing_heavy_and_knows_the_champion_all_the_same(trained_home: Home) -> None:
+    code = """
+import json, os, shutil, sys, time
+import dagster as dg
+from pathlib import Path
+from junk_leads.definitions import defs
+from junk_leads.defs.resources import HomeResource
+from junk_leads.home import Home
+home = Home.from_environment()
+with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    cursor = None
+    for _ in range(2):
+        context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=defs,
+            resources={"home": HomeResource(root=str(home.root))})
+        found = defs.resolve_sensor_def("incoming_sensor")(context)
+        cursor = found.cursor
+print(json.dumps([[r.job_name for r in found.run_requests],
+    [n for n in ("lightgbm", "mlflow", "great_expectations") if n in sys.modules]]))
+"""
+    (delivered,) = (path for path in trained_home.archive.iterdir() if path.name.startswith("new"))
+    shutil.copyfile(delivered, trained_home.incoming / "again.csv")
+    settings = {"JUNK_LEADS_HOME": str(trained_home.root), "JUNK_LEADS_SETTLE_SECONDS": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **settings}, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == [["inference_pipeline"], []]

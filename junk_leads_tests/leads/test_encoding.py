@@ -273,17 +273,20 @@ def test_in_each_block_exactly_one_feature_is_1(delivered: list[dict[str, Any]])
             assert sorted(row[feature] for feature in block) == [0] * (len(block) - 1) + [1]
 
 
-def test_a_fingerprint_tells_values_order_of_rows_and_order_of_columns_apart(
+def test_a_fingerprint_tells_leads_and_columns_apart_and_not_the_order_of_leads(
     con: duckdb.DuckDBPyConnection, leads: Make
 ) -> None:
     table = encoded(con, leads({}, {"syllabus": 1}), SOME).order("lead_number").to_arrow_table()
     table = table.select(list(SOME.features))
-    labels, created = np.array([0, 1], dtype=np.int8), np.array([1.0, 2.0])
-    same = LabelledFeatures.of_table(table, labels, created)
+    labels, days = np.array([0, 1], dtype=np.int8), np.array([1, 2])
+    same = LabelledFeatures.of_table(table, labels, days)
     others = [
         same.take(np.array([1, 0])),
-        LabelledFeatures.of_table(table.select(list(reversed(SOME.features))), labels, created),
-        LabelledFeatures.of_table(table, labels[::-1], created),
+        same.take(np.array([1, 2])),
+        LabelledFeatures.of_table(table.select(list(reversed(SOME.features))), labels, days),
+        LabelledFeatures.of_table(table, labels[::-1], days),
+        LabelledFeatures.of_table(table, labels, days + 1),
     ]
-    assert same.take(np.array([0, 1])).fingerprint == same.fingerprint
-    assert len({same.fingerprint, *(data.fingerprint for data in others)}) == 4
+    turned = LabelledFeatures.of_table(table.take([1, 0]), labels[::-1], days[::-1])
+    assert same.take(np.array([1, 1])).fingerprint == same.fingerprint == turned.fingerprint
+    assert len({same.fingerprint, *(data.fingerprint for data in others)}) == 6

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from junk_leads.steps.learning.evaluation import random_split, temporal_split
-from junk_leads.steps.learning.metrics import measure
+from junk_leads.steps.learning.metrics import gains, grade_table, measure
 from junk_leads.steps.learning.training import LabelledFeatures
 
 LABELS = np.array([0, 0, 1, 1, 0, 1, 1, 0])
@@ -18,39 +18,47 @@ PROBABILITIES = np.array([0.1, 0.4, 0.35, 0.8, 0.4, 0.9, 0.4, 0.6])
 SWAPPED = "labels must be 0 or 1: are labels and probabilities swapped?"
 
 
-def created_at(created: list[float], labels: list[int] | None = None) -> LabelledFeatures:
-    rows = len(created)
+def created_on(days: list[int], labels: list[int] | None = None) -> LabelledFeatures:
+    rows = len(days)
     found = np.arange(rows) % 2 if labels is None else np.array(labels)
-    return LabelledFeatures.of_table(pa.table({"x": np.arange(rows)}), found.astype(np.int8), np.array(created))
+    return LabelledFeatures.of_table(pa.table({"x": np.arange(rows)}), found.astype(np.int8), np.array(days))
 
 
 # What is held out
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(0, 50).map(float), min_size=2, max_size=60), st.sampled_from([0.1, 0.2, 0.5]))
-def test_a_temporal_split_tests_on_leads_no_older_than_those_it_trains_on(created: list[float], share: float) -> None:
-    data = created_at(created)
+@given(st.lists(st.integers(0, 50), min_size=2, max_size=60), st.sampled_from([0.1, 0.2, 0.5]))
+def test_a_temporal_split_tests_on_days_after_those_it_trains_on_as_near_to_its_share_as_days_are(
+    days: list[int], share: float
+) -> None:
+    data = created_on(days)
     split = temporal_split(data, share)
-    assert sorted([*split.train, *split.test]) == list(range(len(created)))
-    assert len(split.train) == round(len(created) * (1 - share))
-    train, test = data.created[split.train], data.created[split.test]
-    assert not len(train) or not len(test) or train.max() <= test.min()
-    assert (np.diff(train) >= 0).all()
-    assert (np.diff(test) >= 0).all()
+    assert (split.train + split.test).tolist() == data.counts.tolist()
+    train, test = data.take(split.train), data.take(split.test)
+    if len(set(days)) == 1:  # nothing is before: a random share is tested
+        assert abs(test.leads - share * len(days)) <= 1
+        return
+    assert train.days.max() < test.days.min()
+    every_cut = [sum(day > last for day in days) for last in sorted(set(days))[:-1]]
+    assert abs(test.leads - share * len(days)) == pytest.approx(min(abs(n - share * len(days)) for n in every_cut))
 
 
 def test_the_order_of_delivery_does_not_matter_to_a_temporal_split() -> None:
-    split = temporal_split(created_at([50.0, 10.0, 40.0, 20.0, 30.0]), 0.4)
-    assert (split.name, split.train.tolist(), split.test.tolist()) == ("temporal", [1, 3, 4], [2, 0])
+    one, two = created_on([50, 10, 40, 20, 30], [0] * 5), created_on([10, 20, 30, 40, 50], [0] * 5)
+    for data in (one, two):
+        split = temporal_split(data, 0.4)
+        assert (split.name, sorted(data.take(split.train).days)) == ("temporal", [10, 20, 30])
+        assert sorted(data.take(split.test).days) == [40, 50]
 
 
 def test_a_random_split_is_the_same_each_time_and_keeps_the_share_of_genuine_leads() -> None:
-    data = created_at([0.0] * 100, [1] * 30 + [0] * 70)
+    data = created_on([0] * 100, [1] * 30 + [0] * 70)
     split, again = random_split(data, 0.2, seed=7), random_split(data, 0.2, seed=7)
     assert (split.train.tolist(), split.test.tolist()) == (again.train.tolist(), again.test.tolist())
-    assert sorted([*split.train, *split.test]) == list(range(100))
-    assert (data.labels[split.test].sum(), len(split.test)) == (6, 20)
+    assert (split.train + split.test).tolist() == data.counts.tolist()
+    test = data.take(split.test)
+    assert (test.genuine, test.leads) == (6, 20)
     assert random_split(data, 0.2, seed=8).test.tolist() != split.test.tolist()
 
 
@@ -130,3 +138,43 @@ def test_auc_and_average_precision_are_exact_for_probabilities_that_meet(leads: 
 
 def test_leads_of_one_class_have_no_auc_that_could_pass_for_a_number() -> None:
     assert math.isnan(measure(np.ones(4), np.array([0.1, 0.2, 0.3, 0.4]), 0.5)["auc"].value)
+
+
+def counted(leads: int = 40_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, probabilities and how many leads each pair is; 3,000 different probabilities."""
+    rng = np.random.default_rng(2)
+    probabilities = rng.integers(1, 3_000, leads) / 3_000
+    labels = (rng.random(leads) < probabilities).astype(int)
+    cells, counts = np.unique(np.stack([labels, probabilities]), axis=1, return_counts=True)
+    return cells[0].astype(int), cells[1], counts
+
+
+def test_counted_leads_measure_as_the_leads_one_by_one_do() -> None:
+    labels, probabilities, counts = counted()
+    each = np.repeat(labels, counts), np.repeat(probabilities, counts)
+    assert measure(labels, probabilities, 0.4, counts) == measure(*each, 0.4)
+    grades = {"A": 0.7, "B": 0.5, "C": 0.25}
+    one = np.ones(len(each[0]), dtype=int)
+    assert grade_table(labels, probabilities, counts, grades) == grade_table(*each, one, grades)
+    for told, alone in zip(gains(labels, probabilities, counts), gains(*each, one), strict=True):
+        assert told == pytest.approx(alone)
+
+
+def test_bounds_of_very_many_probabilities_are_about_those_of_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, probabilities, counts = counted()
+    quick = measure(labels, probabilities, 0.4, counts, resamples=400)
+    monkeypatch.setattr("junk_leads.steps.learning.metrics.MOST_BINS", 10**9)
+    whole = measure(labels, probabilities, 0.4, counts, resamples=400)
+    for name, found in whole.items():
+        assert quick[name].value == found.value, name
+        width = found.high - found.low
+        assert (quick[name].low, quick[name].high) == pytest.approx((found.low, found.high), abs=0.35 * width), name
+
+
+def test_the_best_tenths_hold_the_most_genuine_leads_and_all_of_them_together_all() -> None:
+    table = gains(*counted())
+    conversions = [row["conversion"] for row in table]
+    assert conversions == sorted(conversions, reverse=True)
+    assert [row["part"] for row in table] == list(range(1, 11))
+    assert table[-1]["gain"] == pytest.approx(1)
+    assert np.mean([row["lift"] for row in table]) == pytest.approx(1)

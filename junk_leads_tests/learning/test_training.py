@@ -1,7 +1,10 @@
 """Training: what is refused, what leaks are found, and that the same data gives the same model."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -14,23 +17,29 @@ from junk_leads.errors import TrainingRefused
 from junk_leads.reference import model_settings
 from junk_leads.steps.leads.cleaning import normalise
 from junk_leads.steps.leads.counting import count_leads
-from junk_leads.steps.leads.encoding import Encoder
+from junk_leads.steps.leads.encoding import LEVEL_COLUMNS, Encoder, encode
+from junk_leads.steps.leads.generating import write_leads
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.kinds import kinds_of_leads
+from junk_leads.steps.leads.levels import learn_significant_levels
+from junk_leads.steps.leads.reading import read_leads
+from junk_leads.steps.learning.evaluation import evaluate
 from junk_leads.steps.learning.training import (
     LabelledFeatures,
     Recipe,
+    features_side_by_side,
     labelled_features,
     leaking_columns,
     refuse_unfit,
     train_booster,
 )
-from junk_leads_tests.conftest import SCHEMA
+from junk_leads.steps.learning.validation import Aim
+from junk_leads_tests.conftest import SCHEMA, rows_as_dicts
 
 Make = Callable[..., duckdb.DuckDBPyRelation]
 ENCODER = Encoder.of_levels({"first_platform_c": ("Level0", "Level3"), "city_mapped": ("delhi",)})
 RECIPE = Recipe({**model_settings()["lightgbm"], "num_leaves": 7}, rounds=10)
-ADAPTING = replace(RECIPE, adapting={"rounds": 20, "window_days": 1, "half_life_days": 0.005})
+ADAPTING = replace(RECIPE, adapting={"rounds": 20, "window_days": 600, "half_life_days": 400})
 
 
 def counted(con: duckdb.DuckDBPyConnection, raw: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
@@ -47,23 +56,86 @@ def some_data(rows: int = 400, seed: int = 1, **columns: np.ndarray) -> Labelled
     values["first_platform_c_Level0"] = (level == 1).astype(np.int8)
     values["first_platform_c_Level3"] = (level == 0).astype(np.int8)
     values["total_leads_droppped"] = (rng.poisson(1 + labels)).astype(np.int32)
-    return LabelledFeatures.of_table(pa.table({**values, **columns}), labels, np.arange(rows, dtype=float))
+    return LabelledFeatures.of_table(pa.table({**values, **columns}), labels, np.arange(rows))
 
 
 # Labelled leads
 
 
-def test_only_labelled_leads_are_learned_from_in_order_of_drop_and_lead_number(
+def test_only_labelled_leads_are_learned_from_and_those_alike_are_counted(
     con: duckdb.DuckDBPyConnection, leads: Make
 ) -> None:
     a = leads({"total_leads_droppped": 3}, {"app_complete_flag": None}, {"total_leads_droppped": 4}, drop="a")
-    b = leads({"total_leads_droppped": 5, "app_complete_flag": 0, "created_date": "1970-01-02 00:00:01"}, drop="b")
-    data = labelled_features(con, counted(con, b.union(a)).order("total_leads_droppped DESC"), ENCODER)
+    b = leads({"total_leads_droppped": 3, "created_date": "2021-07-01 23:59:59"}, {"app_complete_flag": 0}, drop="b")
+    data = labelled_features(con, counted(con, b.union(a)), ENCODER)
     assert data.names == ENCODER.features
-    assert data.column("total_leads_droppped").tolist() == [3, 4, 5]
-    assert data.labels.tolist() == [1, 1, 0]
-    assert data.created.tolist()[2] == 86_401
-    assert len(data) == 3
+    told = zip(data.days, data.column("total_leads_droppped"), data.labels, data.counts, strict=True)
+    assert [tuple(map(int, row)) for row in told] == [(18_809, 1, 0, 1), (18_809, 3, 1, 2), (18_809, 4, 1, 1)]
+    assert (data.leads, data.genuine, data.share) == (4, 3, 0.75)
+
+
+def test_features_of_counted_leads_are_those_of_the_leads_one_by_one(
+    con: duckdb.DuckDBPyConnection, leads: Make
+) -> None:
+    cells = [
+        {"first_platform_c": level, "city_mapped": city, "syllabus": n, "careers": 2 * n, "app_complete_flag": n % 2}
+        for n, (level, city) in enumerate(product(["Level0", "Level3", "Level9", None], ["delhi", "pune", None]))
+    ]
+    cleaned = normalise(con, leads(*cells, *cells[:5]), SCHEMA)
+    groups = group_interactions(con, cleaned)
+    one_by_one = rows_as_dicts(encode(con, cleaned, groups, ENCODER))
+    data = labelled_features(con, count_leads(con, cleaned, groups), ENCODER)
+    mine = Counter(
+        {
+            (*map(int, data.kinds[kind]), int(label)): int(n)
+            for kind, label, n in zip(data.kind, data.labels, data.counts, strict=True)
+        }
+    )
+    assert mine == Counter((*(row[f] for f in ENCODER.features), row["app_complete_flag"]) for row in one_by_one)
+
+
+def test_leads_of_two_encoders_stand_side_by_side_row_for_row(con: duckdb.DuckDBPyConnection, leads: Make) -> None:
+    other = Encoder.of_levels({"first_platform_c": ("Level9",), "city_mapped": ("pune", "delhi")})
+    cells = [
+        {"first_platform_c": level, "city_mapped": city, "app_complete_flag": label}
+        for level, city, label in product(["Level0", "Level3", "Level9"], ["delhi", "pune"], [0, 1])
+    ]
+    one, two = features_side_by_side(con, counted(con, leads(*cells, *cells[:3])), [ENCODER, other])
+    for values in ("labels", "days", "counts"):
+        assert getattr(one, values).tolist() == getattr(two, values).tolist()
+    delhi = one.column("city_mapped_delhi").tolist()
+    assert delhi == two.column("city_mapped_delhi").tolist()
+    assert (one.column("first_platform_c_others") == two.column("first_platform_c_Level9")).all()
+    assert sum(delhi) > 3
+    alone = labelled_features(con, counted(con, leads(*cells, *cells[:3])), other)
+    assert alone.leads == two.leads == 15
+
+
+def test_however_leads_were_delivered_and_counted_they_teach_the_same_bytes(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    write_leads(tmp_path / "leads.csv", 3_000, seed=3)
+    raw = read_leads(con, tmp_path / "leads.csv", SCHEMA).leads.select("'whole' AS drop, *")
+    raw.create("whole")
+    parted = con.sql(
+        "SELECT * REPLACE ('part ' || (hash(lead_number) % 3) AS drop) FROM whole ORDER BY hash(lead_number)"
+    )
+    parted.create("parted")
+    found = []
+    for table in ("whole", "parted"):
+        counts = counted(con, con.table(table))
+        encoder = Encoder.of_table(learn_significant_levels(con, counts, LEVEL_COLUMNS))
+        found.append((encoder.id, labelled_features(con, counts, encoder)))
+    (one_id, one), (two_id, two) = found
+    assert con.sql("SELECT count(DISTINCT drop) FROM parted").fetchall() == [(3,)]
+    assert (one_id, one.fingerprint) == (two_id, two.fingerprint)
+    aim = Aim(0.02)
+    settings = {"grades": {"A": 0.7, "B": 0.5, "C": 0.25}, "share": 0.2, "seed": 1}
+    made = [evaluate(data, encoder, ADAPTING, aim, **settings) for data in (one, two)]
+    texts = {learned.booster.model_to_string() for m in made for learned in (m.model,)}
+    assert len(texts) == 1
+    assert made[0].report.as_dict() == made[1].report.as_dict()
+    assert made[0].judged.as_settings() == made[1].judged.as_settings()
 
 
 def test_leads_with_the_same_features_are_one_kind_whatever_their_order_and_pieces() -> None:
@@ -81,12 +153,31 @@ def test_leads_with_the_same_features_are_one_kind_whatever_their_order_and_piec
     assert [len(found) for found in kinds_of_leads([], ("x",))] == [0, 0]
 
 
-def test_taking_leads_keeps_their_features_labels_and_order() -> None:
+def test_taking_leads_keeps_their_features_labels_and_days() -> None:
     data = some_data()
-    taken = data.take(np.array([7, 3, 300]))
+    wanted = np.zeros(len(data.counts), dtype=int)
+    wanted[[3, 7, 300]] = 1
+    taken = data.take(wanted)
     for name in ENCODER.features:
-        assert taken.column(name).tolist() == data.column(name)[[7, 3, 300]].tolist()
-    assert (taken.labels.tolist(), taken.created.tolist()) == (data.labels[[7, 3, 300]].tolist(), [7.0, 3.0, 300.0])
+        assert taken.column(name).tolist() == data.column(name)[[3, 7, 300]].tolist()
+    assert (taken.labels.tolist(), taken.days.tolist()) == (data.labels[[3, 7, 300]].tolist(), [3, 7, 300])
+
+
+def test_leads_without_their_days_are_as_many_of_each_kind_and_label() -> None:
+    data = some_data()
+    told = data.undated()
+    assert len(told.counts) < len(data.counts)
+    assert (told.leads, told.genuine) == (data.leads, data.genuine)
+    for one, two in zip(told.weighted_rows(), data.weighted_rows(), strict=True):
+        assert one.tolist() == two.tolist()
+
+
+def test_a_model_is_not_fed_features_of_another_encoder() -> None:
+    booster = train_booster(some_data(), RECIPE)
+    renamed = replace(some_data(), names=tuple(f"{name}_" for name in ENCODER.features))
+    with pytest.raises(TrainingRefused) as refused:
+        renamed.predicted_by(booster)
+    assert str(refused.value) == "these features are of another encoder than the model's own; encode them with its own"
 
 
 # Refusals
@@ -96,9 +187,8 @@ def test_taking_leads_keeps_their_features_labels_and_order() -> None:
     ("ones", "zeros"), [(0, 0), (500, 499), (119, 5000), (5000, 119), (1000, 0), (0, 1000)], ids=lambda n: str(n)
 )
 def test_too_few_labelled_leads_or_too_few_of_a_class_are_refused(ones: int, zeros: int) -> None:
-    labels = np.repeat(np.array([1, 0], dtype=np.int8), [ones, zeros])
     with pytest.raises(TrainingRefused) as refused:
-        refuse_unfit(labels, minimum_labelled=1000, minimum_per_class=120)
+        refuse_unfit(labelled(ones, zeros), minimum_labelled=1000, minimum_per_class=120)
     assert str(refused.value) == (
         f"{ones + zeros:,} labelled leads ({ones:,} genuine, {zeros:,} junk) are too few to train on; expected at "
         "least 1,000 with 120 of each class; ingest more labelled drops"
@@ -107,13 +197,13 @@ def test_too_few_labelled_leads_or_too_few_of_a_class_are_refused(ones: int, zer
 
 @pytest.mark.parametrize(("ones", "zeros"), [(120, 880), (880, 120)])
 def test_just_enough_labelled_leads_are_not_refused(ones: int, zeros: int) -> None:
-    refuse_unfit(np.repeat([1, 0], [ones, zeros]), minimum_labelled=1000, minimum_per_class=120)
+    refuse_unfit(labelled(ones, zeros), minimum_labelled=1000, minimum_per_class=120)
 
 
-def test_the_counts_of_labels_do_not_overflow() -> None:
-    labels = np.ones(100_000, dtype=np.int8)
-    with pytest.raises(TrainingRefused, match=r"^100,000 labelled leads \(100,000 genuine, 0 junk\) are too few"):
-        refuse_unfit(labels, minimum_labelled=1000, minimum_per_class=120)
+def labelled(ones: int, zeros: int) -> LabelledFeatures:
+    """So many leads of one kind and day."""
+    both, nought = np.array([1, 0], dtype=np.int8), np.zeros(2, dtype=np.int64)
+    return LabelledFeatures(("x",), np.zeros((1, 1)), nought, both, nought, np.array([ones, zeros]))
 
 
 # Leaks
@@ -191,9 +281,9 @@ def test_training_leaves_its_data_unchanged() -> None:
 
 def test_adapting_trees_come_last_and_turn_the_model_to_the_newest_leads() -> None:
     data = some_data(2_000)
-    turned = replace(data, labels=np.where(data.created < 1_500, data.labels, 1 - data.labels))
+    turned = replace(data, labels=np.where(data.days < 1_500, data.labels, 1 - data.labels))
     booster = train_booster(turned, ADAPTING)
-    newest = turned.take(np.arange(1_500, 2_000))
+    newest = turned.take(np.where(turned.days >= 1_500, turned.counts, 0))
     assert booster.num_trees() == RECIPE.rounds + 20
     before = newest.predicted_by(booster, num_iteration=RECIPE.rounds)
     assert before.tolist() == newest.predicted_by(train_booster(turned, RECIPE)).tolist()

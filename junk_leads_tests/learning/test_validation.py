@@ -16,33 +16,33 @@ from junk_leads.steps.learning.calibration import (
     fit_calibration,
     junk_budget_threshold,
     population_weights,
+    quantiles,
 )
-from junk_leads.steps.learning.evaluation import evaluate
+from junk_leads.steps.learning.evaluation import evaluate, temporal_split
 from junk_leads.steps.learning.training import LabelledFeatures, Recipe
-from junk_leads.steps.learning.validation import Aim, learn, random_folds, weekly_folds
+from junk_leads.steps.learning.validation import Aim, drawn, learn, random_folds, weekly_folds
 from junk_leads.steps.pages.report import report_markdown
 
 ENCODER = Encoder.of_levels({"first_platform_c": ("Level0", "Level3")})
 RECIPE = Recipe({**model_settings()["lightgbm"], "num_leaves": 7}, rounds=20)
 ADAPTING = replace(RECIPE, adapting={"rounds": 20, "window_days": 25, "half_life_days": 5})
 AIM = Aim(junk_budget=0.05)
-DAY = 86_400.0
 
 
 def some_leads(count: int = 6_000, days: float = 60, seed: int = 1, *, turns: bool = False) -> LabelledFeatures:
     """Leads of two platforms, one of which applies three times as often; `turns` swaps them in the last two weeks."""
     rng = np.random.default_rng(seed)
-    created = np.sort(rng.random(count)) * days * DAY
+    created = np.floor(np.sort(rng.random(count)) * days).astype(np.int64)
     level = rng.integers(2, size=count)
     drops = rng.poisson(1.5, size=count)
-    good = np.where(turns & (created > (days - 14) * DAY), 1 - level, level)
+    good = np.where(turns & (created > days - 14), 1 - level, level)
     labels = (rng.random(count) < 1 / (1 + np.exp(1.6 - 2.2 * good - 0.4 * drops))).astype(np.int8)
     kinds = np.zeros((count, len(ENCODER.features)), dtype=np.int32)
     kinds[:, ENCODER.features.index("first_platform_c_Level0")] = level
     kinds[:, ENCODER.features.index("first_platform_c_Level3")] = 1 - level
     kinds[:, ENCODER.features.index("total_leads_droppped")] = drops
     found, kind = np.unique(kinds, axis=0, return_inverse=True)
-    return LabelledFeatures(ENCODER.features, found, kind, labels, created)
+    return LabelledFeatures.of_leads(ENCODER.features, found, kind, labels, created)
 
 
 def overconfident(count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -58,30 +58,58 @@ def overconfident(count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
 def test_weekly_folds_are_the_last_weeks_each_predicted_from_all_before_it() -> None:
     data = some_leads()
     folds = weekly_folds(data)
-    newest = data.created.max()
-    assert [fold.name for fold in folds] == ["1970-02-01", "1970-02-08", "1970-02-15", "1970-02-22"]
+    assert [fold.name for fold in folds] == ["1970-02-02", "1970-02-09", "1970-02-16", "1970-02-23"]
     for number, fold in enumerate(folds):
-        assert data.created[fold.train].max() < data.created[fold.test].min()
-        assert sorted([*fold.train, *fold.test]) == list(range(len(fold.train) + len(fold.test)))
-        assert data.created[fold.test].max() <= newest - (3 - number) * 7 * DAY
-    assert folds[-1].test[-1] == len(data) - 1
+        train, test = data.take(fold.train), data.take(fold.test)
+        assert sorted(set(test.days)) == list(range(32 + 7 * number, 39 + 7 * number))
+        assert sorted(set(train.days)) == list(range(32 + 7 * number))
+        assert train.leads + test.leads == data.counts[data.days <= test.days.max()].sum()  # whole days, nobody lost
 
 
-def test_leads_of_a_few_days_are_validated_by_eighths_of_them() -> None:
-    folds = weekly_folds(some_leads(days=4))
-    assert [len(fold.test) // 500 for fold in folds] == pytest.approx([1, 1, 1, 1], abs=1)
-    assert len(folds) == 4
+def test_leads_of_a_few_weeks_are_validated_by_eighths_of_them_cut_between_days() -> None:
+    data = some_leads(days=24)
+    folds = weekly_folds(data)
+    assert [sorted(set(data.take(fold.test).days)) for fold in folds] == [
+        [12, 13, 14],
+        [15, 16, 17],
+        [18, 19, 20],
+        [21, 22, 23],
+    ]
 
 
 def test_a_fold_with_too_few_leads_of_a_class_is_left_out_and_without_any_random_ones_are_made() -> None:
     data = some_leads()
-    of_one_moment = replace(data, created=np.zeros(len(data)))
-    late = replace(data, labels=np.where(data.created < 50 * DAY, 1, data.labels).astype(np.int8))
-    assert weekly_folds(of_one_moment) == []
-    assert [fold.name for fold in weekly_folds(late)] == ["1970-02-22"]
-    learned = learn(of_one_moment, RECIPE, [], AIM)
+    of_one_day = replace(data, days=np.zeros(len(data.days), dtype=np.int64))
+    late = replace(data, labels=np.where(data.days < 50, 1, data.labels).astype(np.int8))
+    assert weekly_folds(of_one_day) == []
+    assert [fold.name for fold in weekly_folds(late)] == ["1970-02-23"]
+    learned = learn(of_one_day, RECIPE, [], AIM)
     assert learned.folds == ("fold 1", "fold 2", "fold 3")
-    assert sorted(learned.validated) == list(range(len(data)))
+    assert learned.counts.sum() == data.leads
+
+
+def test_random_folds_part_the_leads_exactly_with_the_same_share_of_genuine_ones() -> None:
+    data = some_leads()
+    folds = random_folds(data)
+    assert sum(fold.test for fold in folds).tolist() == data.counts.tolist()
+    for fold in folds:
+        assert (fold.train + fold.test).tolist() == data.counts.tolist()
+        assert fold.test.min() >= 0
+        test = data.take(fold.test)
+        assert (test.leads, test.genuine) == pytest.approx((data.leads / 3, data.genuine / 3), abs=1)
+    again = random_folds(data)
+    assert [fold.test.tolist() for fold in folds] == [fold.test.tolist() for fold in again]
+
+
+def test_leads_are_drawn_from_counts_as_they_would_be_one_by_one() -> None:
+    counts, labels = np.array([50, 10, 40]), np.array([1, 1, 0])
+    drawings = np.array([drawn(counts, labels, 0.5, np.random.default_rng(seed)) for seed in range(400)])
+    assert (drawings[:, :2].sum(axis=1) == 30).all()
+    assert (drawings[:, 2] == 20).all()
+    assert (drawings <= counts).all()
+    # hypergeometric: the mean, and the variance that drawing without replacement has
+    assert drawings[:, 1].mean() == pytest.approx(5, abs=0.25)
+    assert drawings[:, 1].var() == pytest.approx(30 * (1 / 6) * (5 / 6) * 30 / 59, rel=0.25)
 
 
 # Calibration
@@ -117,6 +145,22 @@ def test_each_fold_is_calibrated_by_the_others() -> None:
     _, told = choose_calibration(labels, probabilities, folds)
     by_the_other = fit_calibration("platt", labels[folds == 1], probabilities[folds == 1])
     assert told[folds == 0].tolist() == by_the_other.apply(probabilities[folds == 0]).tolist()
+
+
+@pytest.mark.parametrize("kind", ["platt", "beta"])
+def test_a_calibration_is_that_of_a_logistic_regression_and_counted_leads_ask_for_the_same(kind: str) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    labels, probabilities = overconfident(3_000)
+    probabilities = np.clip(probabilities.round(2), 0.01, 0.99)
+    terms = np.stack([np.log(probabilities), -np.log1p(-probabilities)], axis=1)
+    columns = terms if kind == "beta" else terms.sum(axis=1, keepdims=True)
+    theirs = LogisticRegression(C=1e6, tol=1e-10, max_iter=1_000).fit(columns, labels)
+    ours = fit_calibration(kind, labels, probabilities)
+    assert (ours.a, ours.c) == pytest.approx((theirs.coef_[0][0], theirs.intercept_[0]), rel=1e-3, abs=1e-4)
+    cells, counts = np.unique(np.stack([probabilities, labels]), axis=1, return_counts=True)
+    counted = fit_calibration(kind, cells[1], cells[0], counts)
+    assert (counted.a, counted.b, counted.c) == pytest.approx((ours.a, ours.b, ours.c), abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["platt", "beta"])
@@ -163,6 +207,13 @@ def test_the_threshold_of_a_junk_budget_loses_that_share_of_the_genuine_leads() 
     assert junk_budget_threshold(labels, probabilities, 0.0) == probabilities[labels == 1].min()
 
 
+def test_quantiles_of_counted_values_are_those_of_the_values_repeated() -> None:
+    rng = np.random.default_rng(1)
+    values, counts, shares = rng.random(200), rng.integers(0, 30, 200), np.linspace(0, 1, 101)
+    repeated = np.quantile(np.repeat(values, counts), shares)
+    assert quantiles(values, counts, shares) == pytest.approx(repeated, abs=1e-12)
+
+
 def test_contacting_pays_for_leads_worth_more_than_a_contact_costs() -> None:
     labels, probabilities = overconfident(100_000)
     right = 1 / (1 + np.exp(-np.log(probabilities / (1 - probabilities)) / 2))
@@ -205,7 +256,8 @@ def test_adapting_trees_are_kept_when_validation_says_that_they_help() -> None:
 def test_a_model_loses_about_its_budget_of_genuine_leads_it_has_not_seen() -> None:
     train, test = some_leads(), some_leads(seed=2)
     learned = learn(train, RECIPE, random_folds(train), Aim(junk_budget=0.1))
-    lost = (learned.predict(test)[test.labels == 1] < learned.threshold).mean()
+    genuine = test.labels == 1
+    lost = np.average(learned.predict(test)[genuine] < learned.threshold, weights=test.counts[genuine])
     assert lost == pytest.approx(0.1, abs=0.03)
 
 
@@ -217,12 +269,13 @@ def test_the_same_leads_teach_the_same_model_to_the_byte() -> None:
 
 def test_what_is_reported_of_leads_held_out_does_not_depend_on_their_labels_in_training() -> None:
     data = some_leads()
-    changed = replace(data, labels=np.where(np.arange(len(data)) >= 4_800, 1 - data.labels, data.labels))
+    held_out = data.days >= data.take(temporal_split(data, 0.2).test).days.min()
+    changed = replace(data, labels=np.where(held_out, 1 - data.labels, data.labels))
     one, two = (
         evaluate(leads, ENCODER, RECIPE, AIM, grades={"A": 0.7, "B": 0.5, "C": 0.25}, share=0.2, seed=1)
         for leads in (data, changed)
     )
-    assert one.holdout.tolist() == two.holdout.tolist() == list(range(4_800, 6_000))
+    assert one.holdout.counts.tolist() == two.holdout.counts.tolist() == data.counts[held_out].tolist()
     assert one.probabilities.tolist() == two.probabilities.tolist()
     assert one.judged.as_settings() == two.judged.as_settings()
     temporal = [made.report.splits["temporal"]["auc"].value for made in (one, two)]
@@ -235,7 +288,7 @@ def test_a_report_tells_every_split_week_slice_tenth_and_grade() -> None:
     made = evaluate(data, ENCODER, RECIPE, aim, grades={"A": 0.7, "B": 0.5, "C": 0.25}, share=0.2, seed=1)
     report = made.report
     assert list(report.splits) == ["random", "temporal", "rolling"]
-    assert list(report.weeks) == ["1970-02-01", "1970-02-08", "1970-02-15", "1970-02-22"]
+    assert list(report.weeks) == ["1970-02-02", "1970-02-09", "1970-02-16", "1970-02-23"]
     assert {"first_platform_c_Level0", "first_platform_c_Level3", "month_1970-02"} <= set(report.slices)
     conversions = [grade["conversion"] for grade in report.grades]
     assert conversions == sorted(conversions, reverse=True)
@@ -245,5 +298,5 @@ def test_a_report_tells_every_split_week_slice_tenth_and_grade() -> None:
     for found in report.splits.values():
         assert all(x.low <= x.value <= x.high for name, x in found.items() if name == "auc")
     text = report_markdown(report)
-    for told in ("| auc |", "1970-02-22", "first_platform_c_Level0", "tenth of the leads", "| D |"):
+    for told in ("| auc |", "1970-02-23", "first_platform_c_Level0", "tenth of the leads", "| D |"):
         assert told in text

@@ -60,6 +60,24 @@ def test_fault_47_an_instance_killed_at_its_creation_is_made_by_the_next_one(hom
         assert instance.get_latest_materialization_event(dg.AssetKey("raw_leads")) is None
 
 
+def test_fault_72_a_full_disk_is_one_plain_line(home: Home) -> None:
+    code = (
+        STARTED.replace("SIG_DFL", "SIG_IGN")
+        .replace("with opened", "try:\n  with opened")
+        .replace("    instance.add", "      instance.add")
+    )
+    code += "\nexcept Exception as error:\n  print(type(error).__name__, error)"
+    command = [sys.executable, "-c", code, str(home.root), "8192", "never"]
+    done = subprocess.run(command, input="go\n", capture_output=True, text=True, timeout=120)
+    said = f"JunkLeadsError Dagster's storage in {home.dagster} cannot be made or opened ("
+    ready, told = done.stdout.splitlines()
+    assert (done.returncode, ready) == (0, "ready")
+    assert told.startswith(said)
+    assert told.endswith("); check the disk and rights")
+    with opened_instance(home) as instance:  # there is room again
+        assert instance.get_runs() == []
+
+
 def test_the_owners_settings_are_kept(home: Home) -> None:
     settings = home.dagster / "dagster.yaml"
     settings.write_text("telemetry:\n  enabled: false\n", encoding="utf-8")

@@ -28,6 +28,7 @@ from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.kinds import kinds_of_leads
 from junk_leads.steps.leads.reading import read_leads
 from junk_leads.steps.learning.grading import GRADES, grade_of, score_of
+from junk_leads.steps.scoring import scoring
 from junk_leads.steps.scoring.reasons import STRONGEST, contributions, reasons_of
 from junk_leads.steps.scoring.scoring import FORMULA_STARTS, PREDICTED, ScoringModel, score_raw_leads, write_scored_file
 from junk_leads.stores.mlflow_store import mlflow_quiet
@@ -337,9 +338,9 @@ def as_written(folder: Path, con: duckdb.DuckDBPyConnection, header: list[str], 
     columns: dict[str, list[Any]] = {"lead_number": list(range(1, len(rows) + 1))}
     columns |= {f"c{place}": [row[place] for row in rows] for place in range(len(header))}
     predicted = {"drop": ["d"], "lead_number": [len(rows)], "probability": [0.1 + 0.2], "model_version": ["1"]}
-    relations = [con.from_arrow(pa.table(table)) for table in (columns, predicted)]
     path = folder / "d.csv"
-    assert write_scored_file(con, path, tuple(header), *relations) == 1
+    delivered = pa.table(columns).to_batches(max_chunksize=1)
+    assert write_scored_file(con, path, tuple(header), delivered, con.from_arrow(pa.table(predicted))) == 1
     assert [child.name for child in folder.iterdir()] == ["d.csv"]
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
@@ -373,3 +374,53 @@ def test_a_column_whose_name_has_a_carriage_return_keeps_it(
     database: duckdb.DuckDBPyConnection, tmp_path: Path
 ) -> None:
     assert as_written(tmp_path, database, ["my\rnote"], [["a"]])[0][0] == "my\rnote"
+
+
+def test_the_same_rows_are_written_for_programs_as_delivered_and_typed(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    header = ("note", "", "note", "score")
+    delivered = pa.table({"lead_number": [1, 2], **{f"c{n}": ["=1+1", "b"] for n in range(4)}}).to_batches(1)
+    predicted = con.from_arrow(pa.table({"drop": ["d", "d"], "lead_number": [1, 2], "probability": [0.25, 0.5]}))
+    assert write_scored_file(con, tmp_path / "d.csv", header, delivered, predicted, parquet=True) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.csv", "d.parquet"]
+    found = con.read_parquet(str(tmp_path / "d.parquet"))
+    assert found.columns == ["note_1", "column_2", "note_3", "score", "drop", "lead_number", "probability"]
+    assert found.fetchall() == [("=1+1",) * 4 + ("d", 1, 0.25), ("b",) * 4 + ("d", 2, 0.5)]
+
+    write_scored_file(con, tmp_path / "d.csv", header, delivered, predicted)
+    assert [path.name for path in tmp_path.iterdir()] == ["d.csv"]  # the Parquet file would tell of former predictions
+
+
+def test_without_leads_both_files_have_their_columns_and_no_row(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    predicted = con.from_arrow(pa.table({"drop": ["d"], "lead_number": [1], "probability": [0.25]})).limit(0)
+    assert write_scored_file(con, tmp_path / "d.csv", ("note",), [], predicted, parquet=True) == 0
+    assert (tmp_path / "d.csv").read_text() == "note,drop,lead_number,probability\n"
+    assert con.read_parquet(str(tmp_path / "d.parquet")).columns == ["note", "drop", "lead_number", "probability"]
+
+
+def test_a_scored_file_that_fails_halfway_leaves_the_former_one_and_nothing_else(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    def broken() -> Iterator[pa.RecordBatch]:
+        yield from pa.table({"lead_number": [1], "c0": ["a"]}).to_batches()
+        raise OSError("gone")
+
+    (tmp_path / "d.csv").write_text("former")
+    predicted = con.from_arrow(pa.table({"drop": ["d"], "lead_number": [1], "probability": [0.25]}))
+    with pytest.raises(OSError, match="gone"):
+        write_scored_file(con, tmp_path / "d.csv", ("note",), broken(), predicted, parquet=True)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"d.csv": "former"}
+
+
+@pytest.mark.parametrize("mark", [scoring.MARK, "0::UBIGINT"], ids=["as it is", "all kinds meet"])
+def test_leads_in_pieces_of_any_size_and_kinds_whose_hashes_meet_have_the_predictions_they_have(
+    model: ScoringModel, trained: Trained, new: Delivered, monkeypatch: pytest.MonkeyPatch, mark: str
+) -> None:
+    monkeypatch.setattr(scoring, "KINDS_AT_ONCE", 7)
+    monkeypatch.setattr(scoring, "MARK", mark)
+    with duckdb.connect() as con:
+        leads = read_leads(con, trained.new, SCHEMA).leads.select("'new' AS drop, *")
+        told = score_raw_leads(con, leads, model, SCHEMA).to_pylist()
+    found = {row["lead_number"]: tuple(row[name] for name in PREDICTED) for row in told}
+    assert {lead: found[lead] for lead in new.predicted} == new.predicted

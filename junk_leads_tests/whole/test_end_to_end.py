@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.xdist_group("end_to_end")
 
 PATIENCE = 120  # seconds, for a machine that has much else to do; waiting ends with the event
-GROUPS = ("data_pipeline", "training_pipeline", "inference_pipeline")
+GROUPS = ("1_data_pipeline", "2_training_pipeline", "3_inference_pipeline")
 LEAD_TABLES = ("raw_leads", "cleaned_leads", "interaction_groups", "encoded_features", "predictions")
 SCORED = (*LEAD_TABLES, "prediction_summary")  # what an unlabelled drop makes
 Found = TypeVar("Found")
@@ -298,14 +298,14 @@ def test_a_person_sees_the_graph_materialises_a_summary_and_reads_its_checks_and
     strangers: list[str] = []
     page.on("request", lambda request: strangers.append(request.url) if is_elsewhere(request.url) else None)
 
-    # the graph, its groups opened from the last to the first, so that those still shut stay where they are
+    # the graph, its groups opened one after the other; loaded anew, the whole of it is fitted into the window
     page.goto("/asset-groups")
     nodes = page.locator("foreignObject")
     for group in reversed(GROUPS):
         nodes.get_by_text(group, exact=True).first.click()
         page.wait_for_url(f"**expanded=**{group}**")
-    page.reload()  # the whole of it, fitted into the window
-    for asset in (*SCORED, "significant_levels", "lightgbm_model"):
+        page.reload()
+    for asset in (*SCORED, "lead_counts", "significant_levels", "lightgbm_model", "champion"):
         nodes.get_by_text(asset, exact=True).first.wait_for()
 
     # materialise the summary of a drop again

@@ -360,7 +360,8 @@ def test_training_stores_its_row_and_its_run_is_tracked_and_finished(trained: Tr
     plots = {Path(file.path).stem for file in client.list_artifacts(run_id, "plots")}
     assert {"roc_curve", "precision_recall_curve", "confusion_matrix", "feature_importance"} <= plots
     registered = client.get_model_version("junk_leads", "1")
-    assert set(json.loads(registered.tags["files_sha256"])) == {"model.txt", "encoder.json", "settings.json"}
+    files = {"model.txt", "encoder.json", "settings.json", "profile.json"}
+    assert set(json.loads(registered.tags["files_sha256"])) == files
 
 
 def test_the_encoder_keeps_ninety_percent_and_features_and_sums_are_of_every_lead(trained: Trained) -> None:
@@ -381,8 +382,11 @@ def test_fault_31_a_drop_of_many_levels_never_seen_is_scored_with_a_warning_and_
     unseen = with_cells(read_table(trained.new), "first_platform_c", dict.fromkeys(range(2, 202), "Level99"))
     done = junk_leads("score", write(tmp_path / "strange.csv", unseen))
     assert (done.code, done.failures) == (0, [])
-    (warning,) = (line for line in done.err.splitlines() if "warns" in line)
-    assert warning.startswith("… a check warns (encoded_features, others_are_as_in_training); expected: No column ")
+    others_told, risk = (line for line in done.err.splitlines() if "warns" in line)
+    assert others_told.startswith("… a check warns (encoded_features, others_are_as_in_training)")
+    assert "expected: No column has many more levels that the model does not know" in others_told
+    assert risk.startswith("… a check warns (encoded_features, shares_stand_as_in_training)")
+    assert "of these leads come with a platform that the model does not know" in risk
     with dg.DagsterInstance.from_config(str(trained_home.dagster)) as instance:
         (event,) = instance.fetch_materializations(dg.AssetKey("encoded_features"), limit=1).records
     told = event.asset_materialization.metadata["leads_with_others"].value
@@ -473,6 +477,7 @@ def test_scoring_tells_what_it_did(scored: Scored) -> None:
         "model_version": "1",
         "predictions": str(out / "odd.csv"),
         "summary": str(out / "odd.summary.txt"),
+        "warnings": [],
     }
     for name in ("odd.csv", "odd.summary.txt"):
         assert (scored.home.predictions / name).read_bytes() == (out / name).read_bytes()

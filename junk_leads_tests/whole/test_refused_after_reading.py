@@ -57,7 +57,7 @@ def held_tables(home: Home, drop: str) -> dict[str, list[Any]]:
             for table in TABLES
         } | {
             "table_drops": con.execute(
-                "SELECT table_name, content, row_count FROM table_drops WHERE drop = ? ORDER BY ALL", [drop]
+                "SELECT table_name, content, row_count, stored_at FROM table_drops WHERE drop = ? ORDER BY ALL", [drop]
             ).fetchall()
         }
 

@@ -67,7 +67,7 @@ def experiment_leaderboard(
         data = labelled_features(warehouse.connection(), lead_counts, encoder)
         warehouse.release()  # others may have the warehouse while learners learn
         least = {name: settings[name] for name in ("minimum_labelled", "minimum_per_class")}
-        refuse_unfit(data.labels, **least)
+        refuse_unfit(data, **least)
         budget = Budget(config.seconds, config.trials)
         share, seed = settings["holdout_share"], settings["lightgbm"]["seed"]
         tried, run_ids = [], {}
@@ -77,8 +77,8 @@ def experiment_leaderboard(
             found, run_ids[learner.name] = log_learner(mlflow, learner, try_it)
             tried.append(found)
             progress(f"{learner.title}: AUC {found.metrics['temporal_auc']} by time, {found.fit_seconds:.1f} s to fit")
-        rows = [{**row, "labelled_leads": len(data)} for row in leaderboard(tried, run_ids)]
-        about = {"labelled_leads": len(data), "data_fingerprint": data.fingerprint, "encoder_id": encoder.id}
+        rows = [{**row, "labelled_leads": data.leads} for row in leaderboard(tried, run_ids)]
+        about = {"labelled_leads": data.leads, "data_fingerprint": data.fingerprint, "encoder_id": encoder.id}
         parent, plots = log_leaderboard(
             mlflow, rows, tried, {**about, "seconds": budget.seconds, "trials": budget.trials}
         )

@@ -9,21 +9,26 @@ from typing import Any
 
 import dagster as dg
 import duckdb
+from pydantic import Field
 
-from junk_leads.defs.assets import INFERENCE_PIPELINE, TRAINING_PIPELINE, declared, lineage
+from junk_leads.defs.assets import DROPS, INFERENCE_PIPELINE, TRAINING_PIPELINE, declared, lineage
 from junk_leads.defs.assets.champion import tell_of_champion
-from junk_leads.defs.checks import evaluate, plain_failures, publish, stage
-from junk_leads.defs.expectations import load_suite
+from junk_leads.defs.checks import check_specs, evaluate, plain_failures, publish, stage, tell
+from junk_leads.defs.expectations import load_suite, looks_of
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.labelled_drops import LABELLED_DROPS
-from junk_leads.defs.resources import HomeResource
-from junk_leads.errors import TrainingRefused
+from junk_leads.defs.resources import EngineResource, HomeResource
+from junk_leads.defs.trust import Accepting, trust_of, trust_specs
+from junk_leads.engine.drops import MadeTable, encode_drop
+from junk_leads.engine.table_parts import Output, count_of, parts_of, relation_of
+from junk_leads.errors import DropNotTrusted, TrainingRefused
 from junk_leads.reference import INTERACTION_GROUPS, lead_schema, model_settings
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.counting import KIND_COLUMNS
 from junk_leads.steps.leads.encoding import IDENTITY, LEVEL_COLUMNS, Encoder, encode
 from junk_leads.steps.leads.levels import learn_significant_levels
-from junk_leads.stores.labelled import counts_of, uncounted
+from junk_leads.stores.drops.labelled import counts_of, uncounted
+from junk_leads.stores.drops.trusting import beside_training
 from junk_leads.stores.warehouse import rows_of
 
 
@@ -40,18 +45,21 @@ from junk_leads.stores.warehouse import rows_of
     ),
     backfill_policy=dg.BackfillPolicy.single_run(),  # training takes all its new drops in one run
 )
-def lead_counts(context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> Iterator[Any]:
-    """Labelled leads, counted: one row for each kind, moment of creation and label of a labelled drop.
+def lead_counts(
+    context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse], engine: EngineResource
+) -> Iterator[Any]:
+    """Labelled leads, counted: one row for each kind, day of creation and label of a labelled drop.
 
     A kind is what models tell leads apart by: cleaned levels, tier, counts and interaction groups, before any encoder.
     All that is learned from leads is learned from these counts; a drop that is counted is not read again.
     """
-    with plain_failures():
+    with plain_failures(), engine.making("lead_counts", "all") as work:
         con, drops = warehouse.connection(), list(context.partition_keys)
         anew = [drop for drop in uncounted(con) if drop in drops] or drops
-        counts = stage(con, "lead_counts", counts_of(con, drops, anew))
+        counts = stage(con, "lead_counts", counts_of(con, drops, anew, work))
         labelled = rows_of(con, "cleaned_leads", anew).filter(f"{lead_schema().label} IS NOT NULL")
-        made_from = {name: [("cleaned_leads", name)] for name in (*KIND_COLUMNS, "created_date", lead_schema().label)}
+        made_from = {name: [("cleaned_leads", name)] for name in (*KIND_COLUMNS, lead_schema().label)}
+        made_from |= {"created_day": [("cleaned_leads", "created_date")]}
         made_from |= {name: [("interaction_groups", name)] for name in INTERACTION_GROUPS}
         metadata = {"drops_counted": len(anew), "dagster/column_lineage": lineage(made_from)}
         new = counts.filter(duckdb.ColumnExpression("drop").isin(*map(duckdb.ConstantExpression, anew)))
@@ -97,11 +105,29 @@ def _reach(levels: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     return levels.aggregate("feature, count(*) AS level_count, max(cumulative_share) AS reached", "feature")
 
 
-@dg.asset(**declared("encoded_features", INFERENCE_PIPELINE, {"duckdb"}, deps=["champion"]))
+class EncodingConfig(dg.Config):
+    """Whether a drop that contradicts what the champion was taught is encoded all the same, and why."""
+
+    accept_drift: bool = Field(default=False, description="Score a drop that cannot be trusted all the same.")
+    why: str = Field(default="", description="Why it is scored all the same; kept.")
+    by: str = ""
+
+
+@dg.asset(
+    **declared(
+        "encoded_features",
+        INFERENCE_PIPELINE,
+        {"duckdb"},
+        deps=["champion"],
+        check_specs=[*check_specs("encoded_features", DROPS), *trust_specs(DROPS)],
+    )
+)
 def encoded_features(
     context: dg.AssetExecutionContext,
+    config: EncodingConfig,
     warehouse: dg.ResourceParam[Warehouse],
     home: HomeResource,
+    engine: EngineResource,
     cleaned_leads: duckdb.DuckDBPyRelation,
     interaction_groups: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
@@ -109,15 +135,27 @@ def encoded_features(
 
     Minor levels are `others`, categories one-hot as small integers, counts and interaction groups as they
     are. Made by the champion's own encoder, whose id every row carries: a model refuses features of another one.
+    A drop that contradicts what the champion was taught is refused here, unless somebody takes that upon them; what was
+    found is kept in the table `drop_trust`.
     """
-    with plain_failures():
+    drop = context.partition_key
+    with plain_failures(), engine.making("encoded_features", drop) as work:
         con = warehouse.connection()
         model = home.registry.champion()
         tell_of_champion(context.instance, home.registry, model.version)
         encoder = model.encoder
-        encoded = stage(con, "encoded_features", encode(con, cleaned_leads, interaction_groups, encoder))
+        parts = parts_of(con, "cleaned_leads", drop)
+        encoded: Output
+        if parts:
+            groups, looks = (
+                parts_of(con, "interaction_groups", drop),
+                looks_of(load_suite("encoded_features", _facts(encoder))),
+            )
+            encoded, others = encode_drop(con, work, parts, groups, encoder, folder=work.folder, looks=looks)
+        else:
+            encoded = stage(con, "encoded_features", encode(con, cleaned_leads, interaction_groups, encoder))
+            others = accounting.count_others(encoded, encoder)
         leads = accounting.count(cleaned_leads)
-        others = accounting.count_others(encoded, encoder)
         usual_others = model.settings.get("shares_of_others")
         results = encoded_features_checks(con, encoded, encoder, leads, others, usual_others)
         metadata = {
@@ -127,12 +165,20 @@ def encoded_features(
             "leads_with_others": others,
             "dagster/column_lineage": _lineage(encoder),
         }
-        yield from publish(encoded, results, metadata)
+        beside = beside_training(con, home.registry, model.version, encoder, drop, cleaned_leads, interaction_groups)
+        accepting = Accepting(config.why, config.by, context.run_id) if config.accept_drift else None
+        trust = trust_of(con, home, drop, beside, accepting)
+        results += trust.results
+        if trust.refused:
+            yield from tell(results)
+            raise DropNotTrusted(trust.refused)
+        outputs = {"encoded_features": encoded, "drop_trust": trust.row}
+        yield from publish(outputs, results, {**metadata, **trust.metadata})
 
 
 def encoded_features_checks(
     con: duckdb.DuckDBPyConnection,
-    encoded: duckdb.DuckDBPyRelation,
+    encoded: Output,
     encoder: Encoder,
     leads: int,
     others: Mapping[str, int],
@@ -148,19 +194,28 @@ def encoded_features_checks(
         most = {column: min(1.0, share + model_settings()["others_band"]) for column, share in usual_others.items()}
     facts = {
         **{f"most_others:{column}": share for column, share in most.items()},
+        **_facts(encoder),
+    }
+    rows, columns = count_of(encoded), relation_of(con, encoded).columns
+    frames: dict[str, Any] = {
+        "header": tuple(columns),
+        "account": accounting.one_row(con, rows_unaccounted=abs(leads - rows)),
+        "others": accounting.one_row(con, **{column: n / max(rows, 1) for column, n in others.items()}),
+    }
+    if isinstance(encoded, MadeTable):
+        frames |= encoded.tallies
+    elif set(encoder.features) <= set(columns):
+        frames["rows"] = accounting.block_sums(con, encoded, encoder)
+    return evaluate(load_suite("encoded_features", facts), frames)
+
+
+def _facts(encoder: Encoder) -> dict[str, Any]:
+    """What the suite is told of the consumer of features."""
+    return {
         "consumer:columns": (*IDENTITY, *encoder.features),
         "consumer:encoder_id": (encoder.id,),
         "consumer:blocks": tuple(encoder.blocks),
     }
-    rows = accounting.count(encoded)
-    frames: dict[str, Any] = {
-        "header": tuple(encoded.columns),
-        "account": accounting.one_row(con, rows_unaccounted=abs(leads - rows)),
-        "others": accounting.one_row(con, **{column: n / max(rows, 1) for column, n in others.items()}),
-    }
-    if set(encoder.features) <= set(encoded.columns):
-        frames["rows"] = accounting.block_sums(con, encoded, encoder)
-    return evaluate(load_suite("encoded_features", facts), frames)
 
 
 def _lineage(encoder: Encoder) -> dg.TableColumnLineage:

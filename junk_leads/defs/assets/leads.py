@@ -13,13 +13,24 @@ import dagster as dg
 import duckdb
 
 from junk_leads.defs.assets import DATA_PIPELINE, DROPS, OWNERS, declared, freshness, lineage
-from junk_leads.defs.checks import check_result, evaluate, found_by, plain_failures, publish, refusal, stage, tell
+from junk_leads.defs.checks import (
+    check_result,
+    evaluate,
+    found_by,
+    inert,
+    plain_failures,
+    publish,
+    refusal,
+    stage,
+    tell,
+)
 from junk_leads.defs.expectations import Evidence, Frame, load_suite, looks_of
 from junk_leads.defs.io_managers import Warehouse, describe
 from junk_leads.defs.labelled_drops import keep_labelled_drops
 from junk_leads.defs.resources import EngineResource, HomeResource
 from junk_leads.engine.drops import MadeTable, ReadDrop, clean_drop, group_drop, read_drop
 from junk_leads.engine.making import Making
+from junk_leads.engine.table_parts import Output, count_of, parts_of, relation_of
 from junk_leads.errors import DropRefused, DropUnknown
 from junk_leads.reference import interaction_groups as groups_of_interactions
 from junk_leads.reference import lead_schema
@@ -28,9 +39,11 @@ from junk_leads.steps.leads.cleaning import clean
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.reading import Reading, read_header, read_leads
 from junk_leads.steps.pages.rejections import rejections_sentence, write_rejected_rows
+from junk_leads.steps.watching.codes import apply_codes
 from junk_leads.steps.watching.overlap import count_known_leads
+from junk_leads.stores.capacity import refuse_without_room
+from junk_leads.stores.drops.code_maps import CodeMap
 from junk_leads.stores.ledger import Delivery, content_of
-from junk_leads.stores.table_parts import Output, count_of, parts_of, relation_of
 from junk_leads.stores.warehouse import has_table, holds, rows_of, store, take_back
 
 SCHEMA = lead_schema()
@@ -59,6 +72,7 @@ def raw_leads(
         except DropUnknown:
             context.instance.delete_dynamic_partition("drops", drop)  # made up in the UI: it does not stay
             raise
+        refuse_without_room(home.home.root, delivery.path, scored=False)
         try:
             reading, results = _read(warehouse.connection(), delivery, engine, work)
         except DropRefused as refused:
@@ -67,34 +81,17 @@ def raw_leads(
             raise
         drop_value = duckdb.ConstantExpression(drop).alias("drop")
         rejected = reading.rejected.select(drop_value, duckdb.StarExpression())
-        refused_rows = rejected.select(
-            duckdb.StarExpression(), duckdb.ConstantExpression(delivery.content).alias("content")
-        )
-        reason = refusal(results)
-        if reason is not None:
-            folder = _refuse(
-                home,
-                warehouse,
-                delivery,
-                _refusal_of_rows(results, f"{_MEND}; every rejected row is in rejected_rows.csv beside this reason"),
-            )
-            write_rejected_rows(rejected, folder / "rejected_rows.csv")
-            tables = {
-                "refused_rows": refused_rows,
-                "refused_drops": _delivered(warehouse.connection(), delivery, reading),
-            }
-            store(warehouse.connection(), tables, [drop], delivery.content)
-            yield _rejections(drop, rejected, folder / "rejected_rows.csv")
+        if refusal(results) is not None:
+            _refuse(home, warehouse, delivery, _refusal_of_rows(results), reading)
         outputs = {
             "raw_leads": reading.table
             if isinstance(reading, ReadDrop)
             else reading.leads.select(drop_value, duckdb.StarExpression()),
             "rejected_leads": rejected,
-            "refused_rows": refused_rows.limit(0),  # those of a former delivery that was refused
             "delivered_drops": _delivered(warehouse.connection(), delivery, reading),
         }
         yield from publish(outputs, results, {"content": delivery.content, **_metadata(delivery, reading)})
-        yield _rejections(drop, _stored(warehouse, "rejected_leads", drop))
+        yield _rejections(drop, _rows_of_drop(warehouse.connection(), "rejected_leads", drop))
         warehouse.release()
 
 
@@ -125,29 +122,48 @@ def _rejections(drop: str, rejected: duckdb.DuckDBPyRelation, refused: Path | No
     )
 
 
-def _stored(warehouse: Warehouse, table: str, drop: str) -> duckdb.DuckDBPyRelation:
-    rows = warehouse.connection().table(table)
-    return rows.filter(duckdb.ColumnExpression("drop") == duckdb.ConstantExpression(drop)).order("lead_number")
+def _rows_of_drop(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> duckdb.DuckDBPyRelation:
+    rows = con.table(table)
+    return rows.filter(duckdb.ColumnExpression("drop") == duckdb.ConstantExpression(drop))
 
 
-def _refusal_of_rows(results: list[dg.AssetCheckResult], do: str) -> DropRefused:
+def _refusal_of_rows(results: list[dg.AssetCheckResult]) -> DropRefused:
     """What `reason.json` tells of a drop that checks refused: what each found, and what it expected."""
     refusing = [result for result in results if result.metadata["refuses"].value]
     return DropRefused(
         "; ".join(f"{result.check_name}: {found_by(result)}" for result in refusing),
         where="rows",
         expected=" ".join(str(result.metadata["expected"].value) for result in refusing).rstrip("."),
-        do=do,
+        do=f"{_MEND}; every rejected row is in rejected_rows.csv beside this reason",
     )
 
 
-def _refuse(home: HomeResource, warehouse: Warehouse, delivery: Delivery, refused: DropRefused) -> Path:
+def _refuse(
+    home: HomeResource,
+    warehouse: Warehouse,
+    delivery: Delivery,
+    refused: DropRefused,
+    reading: Reading | ReadDrop | None = None,
+) -> None:
     """Refuse a delivery: the drop's former one is back in the tables before the file goes to `quarantine/`.
 
-    Returns the folder there.
+    Its rejected rows are kept, apart from those of accepted drops: of `reading`, or of raw_leads where that had passed.
     """
-    take_back(warehouse.connection(), delivery.drop)
-    return home.ledger.refuse(delivery, refused)
+    con, drop = warehouse.connection(), delivery.drop
+    outputs = {}
+    if reading is not None:
+        rejected = reading.rejected.select(duckdb.ConstantExpression(drop).alias("drop"), duckdb.StarExpression())
+        outputs = {"refused_rows": rejected, "refused_drops": _delivered(con, delivery, reading)}
+    elif holds(con, "raw_leads").get(drop) == delivery.content:
+        tables = {"refused_rows": "rejected_leads", "refused_drops": "delivered_drops"}
+        outputs = {name: stage(con, name, _rows_of_drop(con, table, drop)) for name, table in tables.items()}
+    take_back(con, drop)
+    folder = home.ledger.refuse(delivery, refused)
+    if outputs:
+        write_rejected_rows(outputs["refused_rows"], folder / "rejected_rows.csv")
+        store(con, outputs, [drop], delivery.content)
+        kept = _rows_of_drop(con, "refused_rows", drop)
+        dg.AssetExecutionContext.get().log_event(_rejections(drop, kept, folder / "rejected_rows.csv"))
 
 
 def _refuse_changed(delivery: Delivery) -> None:
@@ -188,9 +204,9 @@ def _refusing(home: HomeResource, warehouse: Warehouse, drop: str) -> Iterator[N
 
 def _judge(home: HomeResource, warehouse: Warehouse, drop: str, results: list[dg.AssetCheckResult]) -> None:
     """Refuse the delivery of a drop whose rows failed a blocking check after raw_leads."""
-    reason, delivery = refusal(results), _on_its_way(home, warehouse, drop)
-    if reason is not None and delivery is not None:
-        _refuse(home, warehouse, delivery, _refusal_of_rows(results, _MEND))
+    delivery = _on_its_way(home, warehouse, drop) if refusal(results) is not None else None
+    if delivery is not None:
+        _refuse(home, warehouse, delivery, _refusal_of_rows(results))
 
 
 def _read(
@@ -261,7 +277,9 @@ def _refused_result(delivery: Delivery, refused: DropRefused) -> dg.AssetCheckRe
     return results[0]._replace(metadata={**results[0].metadata, **told})
 
 
-def _delivered(con: duckdb.DuckDBPyConnection, delivery: Delivery, reading: Reading | ReadDrop) -> duckdb.DuckDBPyRelation:
+def _delivered(
+    con: duckdb.DuckDBPyConnection, delivery: Delivery, reading: Reading | ReadDrop
+) -> duckdb.DuckDBPyRelation:
     """One row about the file behind a drop: its table is `delivered_drops`."""
     return con.sql(
         "SELECT ? AS drop, ? AS file_name, ? AS content, ?::VARCHAR[] AS header, ?::BOOLEAN AS labelled, "
@@ -288,7 +306,7 @@ def _metadata(delivery: Delivery, reading: Reading | ReadDrop) -> dict[str, Any]
     }
 
 
-@dg.asset(**declared("cleaned_leads", GROUP, {"duckdb"}))
+@dg.asset(**declared("cleaned_leads", GROUP, {"duckdb"}, deps=["code_maps"]))
 def cleaned_leads(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Warehouse],
@@ -299,25 +317,33 @@ def cleaned_leads(
     """Cleaned leads: one row for each lead of a drop that is not an exact duplicate of an earlier one.
 
     Texts are keys (case, blanks and invisible characters do not matter), missing counts are 0, the city has
-    its tier (1 to 3, unlisted cities 3) and `is_city_missing` keeps the fact that none was given.
+    its tier (1 to 3, unlisted cities 3) and `is_city_missing` keeps the fact that none was given. Renamed codes are
+    put back by the code map that holds for the drop, if any.
     """
     drop = context.partition_key
     with plain_failures(), _refusing(home, warehouse, drop), engine.making("cleaned_leads", drop) as work:
         con = warehouse.connection()
+        code_map = home.code_maps.holding(drop, home.ledger.newest(drop).file_name)
+        codes = code_map.codes if code_map else {}
         parts = parts_of(con, "raw_leads", drop)
         cleaned: Output
         if parts:
             looks = looks_of(load_suite("cleaned_leads"))
-            cleaned, duplicates = clean_drop(con, work, parts, folder=work.folder, looks=looks)
+            cleaned, duplicates = clean_drop(con, work, parts, codes=codes, folder=work.folder, looks=looks)
         else:
-            cleaned = stage(con, "cleaned_leads", clean(con, raw_leads, SCHEMA))
+            cleaned = stage(con, "cleaned_leads", clean(con, apply_codes(con, raw_leads, codes), SCHEMA))
             duplicates = accounting.count(con.table("duplicate_leads"))
         results = cleaned_leads_checks(con, cleaned, accounting.count(raw_leads), duplicates)
         _judge(home, warehouse, drop, results)
         made_from = {name: [("raw_leads", name)] for name in SCHEMA.names}
         made_from |= {name: [("raw_leads", "city_mapped")] for name in ("city_tier", "is_city_missing")}
         known = _known_leads(con, relation_of(con, cleaned), context.partition_key)
-        metadata = {"duplicates": duplicates, **known, "dagster/column_lineage": lineage(made_from)}
+        metadata = {
+            "duplicates": duplicates,
+            **known,
+            "dagster/column_lineage": lineage(made_from),
+            **_told_of(code_map),
+        }
         values = [context.partition_key, *known.values()]
         known_leads = con.sql(
             "SELECT ? AS drop, ?::BIGINT AS known_leads, ?::BIGINT AS known_labelled_leads", params=values
@@ -334,6 +360,14 @@ def _known_leads(con: duckdb.DuckDBPyConnection, cleaned: duckdb.DuckDBPyRelatio
         )
         found = count_known_leads(con, cleaned, others, SCHEMA)
     return {"known_leads": found[0], "known_labelled_leads": found[1]}
+
+
+def _told_of(code_map: CodeMap | None) -> dict[str, Any]:
+    """What the metadata say of an applied code map."""
+    if code_map is None:
+        return {"code_map": "none"}
+    codes = {inert(column): len(pairs) for column, pairs in code_map.codes.items()}
+    return {"code_map": code_map.id, "codes_put_back": codes, "code_map_accepted_by": code_map.who}
 
 
 def cleaned_leads_checks(
@@ -385,6 +419,9 @@ def interaction_groups(
         yield from publish(groups, results, {"dagster/column_lineage": lineage(made_from)})
         if delivery is not None:
             home.ledger.accept(delivery)
+            con = warehouse.connection()
+            if has_table(con, "refused_rows"):  # what was refused of this drop before is mended
+                store(con, {"refused_rows": con.table("refused_rows").limit(0)}, [drop], delivery.content)
         keep_labelled_drops(context.instance, warehouse.connection())  # stored, the drop is accepted or refused
         warehouse.release()
 

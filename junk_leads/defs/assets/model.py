@@ -5,7 +5,7 @@ not: fitting, measuring, tracking (`steps/learning/training.py`, `steps/learning
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -33,6 +33,7 @@ from junk_leads.steps.learning.tuning import recipe_of
 from junk_leads.steps.learning.validation import Aim
 from junk_leads.steps.pages.plots import as_markdown_image
 from junk_leads.steps.scoring.reasons import conversions
+from junk_leads.stores.drops.trusting import training_profile
 from junk_leads.stores.promotion import compare
 from junk_leads.stores.tracking import Logged, Training, log_training
 
@@ -126,6 +127,7 @@ def lightgbm_model(
         if not results[-1].passed:
             yield from publish(None, results)
         counted = lead_counts.aggregate("drop, sum(lead_count)::BIGINT")
+        drops = dict(sorted(counted.fetchall()))
         training = Training(
             evaluated,
             data,
@@ -136,28 +138,29 @@ def lightgbm_model(
                 "share_of_ones": metrics["temporal_share_of_ones"],
                 "conversions": conversions(data, encoder),
                 "shares_of_others": {
-                    column: float(data.column(encoder.blocks[column][-1]).mean()) for column in encoder.levels
+                    column: float(np.average(data.column(encoder.blocks[column][-1]), weights=data.counts))
+                    for column in encoder.levels
                 },
             },
             recipe.as_parameters(),
-            dict(sorted(counted.fetchall())),
+            drops,
+            training_profile(con, list(drops)),
         )
         logged = log_training(mlflow, home.registry, training)
-        row = _row(con, logged.version, logged.run_id, encoder, len(data), metrics)
+        row = _row(con, logged.version, logged.run_id, encoder, data.leads, metrics)
         told = {"gate": _gate(con, home, logged.version), **_metadata(home, logged, evaluated.report)}
         yield from publish(row, results, told)
 
 
 def data_checks(data: LabelledFeatures, encoder: Encoder, config: TrainingConfig) -> list[dg.AssetCheckResult]:
     """Whether these labelled leads make a model: enough of them, and no column that copies the label."""
-    ones = int(data.labels.sum())
-    told = {"labelled_leads": len(data), "genuine": ones, "junk": len(data) - ones}
+    told = {"labelled_leads": data.leads, "genuine": data.genuine, "junk": data.leads - data.genuine}
     try:
-        refuse_unfit(data.labels, minimum_labelled=config.minimum_labelled, minimum_per_class=config.minimum_per_class)
+        refuse_unfit(data, minimum_labelled=config.minimum_labelled, minimum_per_class=config.minimum_per_class)
     except TrainingRefused as refused:
         return [_result("has_enough_labelled_leads", False, str(refused), told)]
-    tomorrow = datetime.now(UTC).timestamp() + 86_400  # the platform's clock may be ahead of this one's
-    future = int((data.created > tomorrow).sum())
+    tomorrow = np.datetime64(datetime.now(UTC).date() + timedelta(days=1))  # the platform's clock may be ahead
+    future = int(data.counts[data.days > tomorrow.astype("datetime64[D]").astype(int)].sum())
     leaks = leaking_columns(data, encoder, leak_auc=model_settings()["leak_auc"])
     named = ", ".join(f"{column} (AUC {auc:.3f})" for column, auc in leaks.items())
     return [

@@ -11,45 +11,63 @@ from typing import Any
 
 import dagster as dg
 import duckdb
+from pydantic import Field
 
 from junk_leads.defs.assets import INFERENCE_PIPELINE, declared, freshness, lineage
-from junk_leads.defs.checks import evaluate, plain_failures, publish
-from junk_leads.defs.expectations import load_suite
+from junk_leads.defs.checks import evaluate, inert, plain_failures, publish
+from junk_leads.defs.expectations import load_suite, looks_of
 from junk_leads.defs.io_managers import Warehouse
-from junk_leads.defs.resources import HomeResource
+from junk_leads.defs.resources import EngineResource, HomeResource
+from junk_leads.engine.drops import MadeTable, score_drop, write_scored_drop
+from junk_leads.engine.table_parts import Output, count_of, parts_of, relation_of
 from junk_leads.reference import model_settings
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.reading import delivered_rows
 from junk_leads.steps.pages.summary import percentages_line, summarise, summary_markdown, summary_text
 from junk_leads.steps.scoring.scoring import score_features, write_scored_file
-from junk_leads.stores.warehouse import rows_of
+from junk_leads.stores.capacity import refuse_without_room
+from junk_leads.stores.drops.trusting import warnings_of
+from junk_leads.stores.warehouse import has_table, rows_of
 
 GROUP = INFERENCE_PIPELINE
+LOOKS = looks_of(load_suite("predictions"))
+
+
+class ScoredFiles(dg.Config):
+    """Which files are written of a drop's predictions besides the CSV."""
+
+    parquet: bool = Field(default=False, description="The same rows for programs, predictions/<drop>.parquet.")
 
 
 @dg.asset(**declared("predictions", GROUP, {"duckdb", "lightgbm"}, deps=["champion"], **freshness()))
 def predictions(
     context: dg.AssetExecutionContext,
+    config: ScoredFiles,
     warehouse: dg.ResourceParam[Warehouse],
     home: HomeResource,
+    engine: EngineResource,
     encoded_features: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
     """Predictions: one row for each cleaned lead, by the model in Production (the champion).
 
     Probability of completing the application, the predicted flag (1 genuine, 0 junk), score 1 to 99, grade A to
-    D, and the strongest reasons. Also written as `predictions/<drop>.csv` with every delivered column.
+    D, and the strongest reasons. Also written as `predictions/<drop>.csv` with every delivered column, and with a
+    column `warning` when something about the drop warns.
     """
     drop = context.partition_key
-    with plain_failures():
+    with plain_failures(), engine.making("predictions", drop) as work:
         con = warehouse.connection()
+        about = _about_drop(con, drop)
+        # the file that these leads came from: a newer delivery of the drop may wait, or have been refused
+        delivery = home.ledger.of_content(drop, about["content"])
+        refuse_without_room(home.home.root, delivery.path, scored=True)
         model = home.registry.champion()
-        con.execute(
-            "CREATE OR REPLACE TEMP TABLE staged_predictions (drop VARCHAR, lead_number BIGINT, probability DOUBLE, "
-            "predicted_flag TINYINT, score TINYINT, grade VARCHAR, reasons VARCHAR, model_version VARCHAR)"
-        )
-        for piece in score_features(con, encoded_features, model):  # noqa: B007  DuckDB finds it by this name
-            con.execute("INSERT INTO staged_predictions BY NAME SELECT * FROM piece")
-        scored = con.table("staged_predictions")
+        parts = parts_of(con, "encoded_features", drop)
+        scored: Output
+        if parts:
+            scored = score_drop(con, work, parts, model, folder=work.folder, looks=LOOKS)
+        else:
+            scored = score_features(con, encoded_features, model)
         results = predictions_checks(con, scored, accounting.count(encoded_features))
         made_from = {"probability": [("encoded_features", f) for f in model.encoder.features]}
         target = home.home.predictions / f"{drop}.csv"
@@ -60,26 +78,38 @@ def predictions(
         }
         yield from publish(scored, results, metadata)
         con = warehouse.connection()
-        about = _about_drop(con, drop)
-        # the file that these leads came from: a newer delivery of the drop may wait, or have been refused
-        path = next(d.path for d in home.ledger.deliveries() if (d.drop, d.content) == (drop, about["content"]))
-        delivered = delivered_rows(con, path)
-        write_scored_file(con, target, tuple(about["header"]), delivered, rows_of(con, "predictions", [drop]))
+        told, warning = rows_of(con, "predictions", [drop]), "; ".join(warnings_of(con, drop))
+        header, parquet = tuple(about["header"]), config.parquet
+        if isinstance(scored, MadeTable):
+            write_scored_drop(
+                work,
+                engine.shards(delivery),
+                scored.parts,
+                parts_of(con, "raw_leads", drop),
+                target,
+                header=header,
+                warning=warning,
+                folder=f"{work.folder}.scored",
+                parquet=parquet,
+            )
+        else:
+            if warning:
+                told = told.select(duckdb.StarExpression(), duckdb.ConstantExpression(warning).alias("warning"))
+            write_scored_file(con, target, header, delivered_rows(delivery.path), told, parquet=parquet)
         warehouse.release()
 
 
-def predictions_checks(
-    con: duckdb.DuckDBPyConnection, scored: duckdb.DuckDBPyRelation, leads: int
-) -> list[dg.AssetCheckResult]:
+def predictions_checks(con: duckdb.DuckDBPyConnection, scored: Output, leads: int) -> list[dg.AssetCheckResult]:
     """The checks of predictions for this many cleaned leads."""
-    rows = accounting.count(scored)
-    distinct = con.sql("SELECT count(DISTINCT probability) FROM scored").fetchall()[0][0]
+    rows, told = count_of(scored), relation_of(con, scored)  # noqa: F841  named in the SQL below
+    distinct = con.sql("SELECT count(DISTINCT probability) FROM told").fetchall()[0][0]
+    seen = scored.tallies["rows"] if isinstance(scored, MadeTable) else scored
     account = accounting.one_row(
         con,
         rows_unaccounted=abs(leads - rows),
         distinct_probabilities=distinct if rows >= accounting.TELLING_DROP else 2,
     )
-    return evaluate(load_suite("predictions"), {"rows": scored, "account": account})
+    return evaluate(load_suite("predictions"), {"rows": seen, "account": account})
 
 
 @dg.asset(**declared("prediction_summary", GROUP, {"duckdb"}))
@@ -101,18 +131,27 @@ def prediction_summary(
         now = datetime.now(UTC).isoformat(timespec="seconds")
         figures = summarise(predictions, {**counts, "scored_at": now})
         model = home.registry.load(figures["model_version"] or home.registry.champion_version())
-        results = prediction_summary_checks(con, figures, model.settings["share_of_ones"])
+        others = _share_of_other_times(con, drop)
+        results = prediction_summary_checks(con, figures, model.settings["share_of_ones"], others)
         row = con.sql("SELECT " + ", ".join(f"? AS {name}" for name in figures), params=list(figures.values()))
-        _write(home.home.predictions / f"{drop}.summary.txt", summary_text(figures))
-        yield from publish(row, results, {"summary": dg.MetadataValue.md(summary_markdown(figures))})
+        warnings = warnings_of(con, drop)
+        _write(home.home.predictions / f"{drop}.summary.txt", summary_text(figures, warnings))
+        told = summary_markdown(figures, [inert(warning, 1500) for warning in warnings])
+        yield from publish(row, results, {"summary": dg.MetadataValue.md(told)})
         with home.home.percentages.open("a", encoding="utf-8") as log:
             log.write(percentages_line(figures))
 
 
 def prediction_summary_checks(
-    con: duckdb.DuckDBPyConnection, figures: dict[str, Any], usual_share_of_ones: float
+    con: duckdb.DuckDBPyConnection,
+    figures: dict[str, Any],
+    usual_share_of_ones: float,
+    share_of_other_times: float = 0.0,
 ) -> list[dg.AssetCheckResult]:
-    """The checks of prediction_summary; `usual_share_of_ones` is that of the model's own hold-out."""
+    """The checks of prediction_summary; `usual_share_of_ones` is that of the model's own hold-out.
+
+    `share_of_other_times` of the leads are of a time that the model knows nothing of.
+    """
     leads = figures["lead_count"]
     shares = figures["share_of_ones"] + figures["share_of_zeros"]
     distance = abs(figures["share_of_ones"] - usual_share_of_ones) / model_settings()["share_of_ones_band"]
@@ -120,8 +159,23 @@ def prediction_summary_checks(
         con,
         shares_unaccounted=abs(shares - 1) if leads else 0,
         distance_in_bands=distance if leads >= accounting.TELLING_DROP else 0,
+        share_of_other_times=share_of_other_times,
     )
     return evaluate(load_suite("prediction_summary"), {"account": account})
+
+
+def _share_of_other_times(con: duckdb.DuckDBPyConnection, drop: str) -> float:
+    """The share of a drop's leads created before any labelled lead, or more than a year after the last."""
+    if not has_table(con, "lead_counts"):
+        return 0.0
+    cleaned = rows_of(con, "cleaned_leads", [drop])  # noqa: F841  named in the SQL below
+    found = con.sql(
+        "WITH taught AS "
+        "(SELECT min(created_date) AS first, max(created_date) + INTERVAL 1 YEAR AS last FROM lead_counts) "
+        "SELECT coalesce(avg((created_date NOT BETWEEN first AND last)::TINYINT), 0) "
+        "FROM cleaned, taught WHERE first IS NOT NULL"
+    ).fetchall()
+    return float(found[0][0])
 
 
 def _about_drop(con: duckdb.DuckDBPyConnection, drop: str) -> dict[str, Any]:

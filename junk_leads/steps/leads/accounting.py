@@ -99,4 +99,8 @@ def distinct_values(relation: duckdb.DuckDBPyRelation, column: str, *, missing_o
     """
     cell = quoted(column)
     differing = f"{cell} IS NULL" if missing_only else cell
-    return relation.aggregate(f"any_value({cell}) AS value, count(*) AS row_count", differing).order("value").to_arrow_table()
+    return (
+        relation.aggregate(f"any_value({cell}) AS value, count(*) AS row_count", differing)
+        .order("value")
+        .to_arrow_table()
+    )

@@ -8,6 +8,7 @@ import duckdb
 
 from junk_leads.reference import INTERACTION_GROUPS, lead_schema
 from junk_leads.steps.leads.encoding import COUNT_COLUMNS, LEVEL_COLUMNS
+from junk_leads.steps.sql import quoted
 
 KIND_COLUMNS = (*LEVEL_COLUMNS, "city_tier", "is_city_missing", *COUNT_COLUMNS, *INTERACTION_GROUPS)
 
@@ -15,16 +16,16 @@ KIND_COLUMNS = (*LEVEL_COLUMNS, "city_tier", "is_city_missing", *COUNT_COLUMNS, 
 def count_leads(
     con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation, groups: duckdb.DuckDBPyRelation
 ) -> duckdb.DuckDBPyRelation:
-    """Labelled leads that are alike: one row for each drop, kind, moment of creation and label.
+    """Labelled leads that are alike: one row for each drop, kind, day of creation and label.
 
-    Takes cleaned leads and their interaction groups; returns `drop`, `first_lead` (the least lead number), the
-    columns of a kind (cleaned levels, tier, counts, groups), `created_date`, the label and `lead_count`.
+    Takes cleaned leads and their interaction groups; returns `drop`, the columns of a kind (cleaned levels, tier,
+    counts, groups), `created_day`, the label and `lead_count`.
     """
     label = lead_schema().label
-    kind = ", ".join(f'"{column}"' for column in KIND_COLUMNS)
+    kind = ", ".join(quoted(column) for column in KIND_COLUMNS)
     return con.sql(
         f"""
-        SELECT drop, min(lead_number) AS first_lead, {kind}, created_date, {label}, count(*) AS lead_count
+        SELECT drop, {kind}, created_date::DATE AS created_day, {label}, count(*) AS lead_count
         FROM leads JOIN groups USING (drop, lead_number)
         WHERE {label} IS NOT NULL
         GROUP BY ALL
@@ -34,11 +35,5 @@ def count_leads(
 
 def add_up_counts(con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     """The counts of leads from those of parts of them, wherever these were counted."""
-    counted = ("first_lead", "lead_count")
-    alike = [f'"{column}"' for column in counts.columns[1:] if column not in counted]
-    return con.sql(
-        f"""
-        SELECT drop, min(first_lead) AS first_lead, {", ".join(alike)}, sum(lead_count)::BIGINT AS lead_count
-        FROM counts GROUP BY ALL
-        """
-    )
+    alike = ", ".join(quoted(column) for column in counts.columns if column != "lead_count")
+    return con.sql(f"SELECT {alike}, sum(lead_count)::BIGINT AS lead_count FROM counts GROUP BY ALL")

@@ -7,14 +7,15 @@ model (`training.py`). An encoder travels with the model trained with it; applyi
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import duckdb
 
-from junk_leads.reference import INTERACTION_GROUPS, OTHERS, city_tiers, interaction_groups
+from junk_leads.reference import INTERACTION_GROUPS, OTHERS, city_tiers, interaction_groups, lead_schema
+from junk_leads.steps.sql import quoted
 
 LEVEL_COLUMNS = ("first_platform_c", "first_utm_medium_c", "first_utm_source_c", "city_mapped")
 COUNT_COLUMNS = ("total_leads_droppped", "referred_lead")
@@ -126,32 +127,68 @@ def encode(
     Takes cleaned leads and their interaction groups; returns `drop`, `lead_number`, `encoder_id`,
     `created_date`, `app_complete_flag`, then `encoder.features` in order.
     """
-    coded = con.sql(f"SELECT * REPLACE ({_codes(encoder)}) FROM leads")  # noqa: F841  named in the SQL below
+    codes = ", ".join(f'{sql} AS "{column}"' for column, sql in _codes(encoder).items())
+    coded = con.sql(f"SELECT * REPLACE ({codes}) FROM leads")  # noqa: F841  named in the SQL below
     return con.sql(
         f"SELECT drop, lead_number, '{encoder.id}' AS encoder_id, created_date, app_complete_flag, "
         f"{_features(encoder)} FROM coded JOIN groups USING (drop, lead_number)"
     )
 
 
-def encode_counts(
-    con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation, encoder: Encoder
-) -> duckdb.DuckDBPyRelation:
-    """Features of labelled leads that are counted: one row for each row of `lead_counts`.
+def code_counts(
+    con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation, encoders: Sequence[Encoder]
+) -> list[duckdb.DuckDBPyRelation]:
+    """Counted leads as several encoders tell them apart: rows that are alike to all of them, and each one's kinds.
 
-    Returns `drop`, `first_lead`, `created_date`, `app_complete_flag`, `lead_count`, then `encoder.features` in order.
+    Takes `lead_counts`. The first relation holds the rows, in an order that depends on the leads alone: the place of
+    each encoder's kind (`kind_0`, `kind_1`...), `created_day` (days since 1970), the label and `lead_count`. The others
+    hold the features of each encoder's kinds, in the order of their places.
     """
-    coded = con.sql(f"SELECT * REPLACE ({_codes(encoder)}) FROM counts")  # noqa: F841  named in the SQL below
-    return con.sql(
-        f"SELECT drop, first_lead, created_date, app_complete_flag, lead_count, {_features(encoder)} FROM coded"
+    same = ("city_tier", "is_city_missing", *COUNT_COLUMNS, *INTERACTION_GROUPS)
+    label = lead_schema().label
+    mine = [{f"{column}_{n}": codes for column, codes in _codes(e).items()} for n, e in enumerate(encoders)]
+    codes = ", ".join(f'{sql} AS "{name}"' for found in mine for name, sql in found.items())
+    kind = ", ".join(
+        f"least({name}, {2**31 - 1})::INTEGER AS {name}" if name in INTERACTION_GROUPS else name for name in same
     )
+    con.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE coded_counts AS
+        SELECT {codes}, {kind}, epoch(created_day)::BIGINT // 86400 AS created_day, {label},
+            sum(lead_count)::BIGINT AS lead_count
+        FROM counts GROUP BY ALL
+        """
+    )
+    features, joins = [], []
+    for number, (encoder, found) in enumerate(zip(encoders, mine, strict=True)):
+        apart = ", ".join(quoted(name) for name in (*found, *same))
+        con.execute(
+            f"""
+            CREATE OR REPLACE TEMP TABLE kinds_{number} AS
+            SELECT *, row_number() OVER (ORDER BY {apart}) - 1 AS kind_{number}
+            FROM (SELECT DISTINCT {apart} FROM coded_counts)
+            """
+        )
+        joins.append(f"JOIN kinds_{number} USING ({apart})")
+        renamed = ", ".join(f'"{name}" AS "{column}"' for column, name in zip(encoder.levels, found, strict=True))
+        coded = con.sql(  # noqa: F841  named in the SQL below
+            f"SELECT * EXCLUDE ({', '.join(map(quoted, found))}), {renamed} FROM kinds_{number}"
+        )
+        features.append(con.sql(f"SELECT {_features(encoder)} FROM coded ORDER BY kind_{number}"))
+    places = ", ".join(f"kind_{number}" for number in range(len(encoders)))
+    rows = con.sql(
+        f"SELECT {places}, created_day, {label}, lead_count FROM coded_counts {' '.join(joins)} "
+        f"ORDER BY created_day, {places}, {label}"
+    )
+    return [rows, *features]
 
 
-def _codes(encoder: Encoder) -> str:
+def _codes(encoder: Encoder) -> dict[str, str]:
     """SQL for each column of levels as the place of its level, from 1; 0 of one that is missing or not known."""
-    return ", ".join(
-        f'coalesce(list_position({_list(levels)}, "{column}"), 0)::SMALLINT AS "{column}"'
+    return {
+        column: f'coalesce(list_position({_list(levels)}, "{column}"), 0)::SMALLINT'
         for column, levels in encoder.levels.items()
-    )
+    }
 
 
 def _features(encoder: Encoder) -> str:

@@ -92,17 +92,16 @@ def read_leads(con: duckdb.DuckDBPyConnection, path: Path, schema: LeadSchema) -
     )
 
 
-def delivered_rows(con: duckdb.DuckDBPyConnection, path: Path) -> duckdb.DuckDBPyRelation:
+def delivered_rows(path: Path) -> Iterator[pa.RecordBatch]:
     """Every delivered cell as raw text: lead_number BIGINT, then c0, c1, ... VARCHAR in the header's order.
 
-    One row per data row that splits into as many fields as the header, rejected for its values or not, under
-    the lead_number of `read_leads`. Columns go by place: delivered names may be empty, or clash in DuckDB.
-    A TEMP table named as the relation's alias. Raises DropRefused as `read_leads` does, save for the columns.
+    One row per data row that splits into as many fields as the header, rejected for its values or not, under the
+    lead_number of `read_leads` and in its order, some megabytes at a time. Columns go by place: delivered names may be
+    empty, or clash in DuckDB. Raises DropRefused as `read_leads` does, save for the columns.
     """
     with opened(path) as delivered:
         _recognise(delivered, lead_schema())
-        rows = TextRows(len(delivered.header))
-        return con.table(_load(con, rows.schema, batches(delivered, rows)))
+        yield from batches(delivered, TextRows(len(delivered.header)))
 
 
 def _recognise(delivered: Delivered, schema: LeadSchema) -> list[str]:

@@ -5,7 +5,7 @@ What lives here: the random and the temporal split, learning and measuring on bo
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,22 +14,27 @@ from junk_leads.steps.leads.encoding import Encoder
 from junk_leads.steps.learning.calibration import correct_base_rate, expected_gain, population_weights
 from junk_leads.steps.learning.metrics import Interval, gains, grade_table, measure, measure_slices
 from junk_leads.steps.learning.training import LabelledFeatures, Recipe
-from junk_leads.steps.learning.validation import Aim, Fold, Learned, learn, random_folds, weekly_folds
+from junk_leads.steps.learning.validation import Aim, Fold, Learned, drawn, learn, random_folds, weekly_folds
 
 
 def random_split(data: LabelledFeatures, share: float, seed: int) -> Fold:
     """A random split with the same share of genuine leads on both sides; `share` is tested."""
-    from sklearn.model_selection import train_test_split
-
-    train, test = train_test_split(np.arange(len(data)), test_size=share, random_state=seed, stratify=data.labels)
-    return Fold("random", np.sort(train), np.sort(test))
+    test = drawn(data.counts, data.labels, share, np.random.default_rng(seed))
+    return Fold("random", data.counts - test, test)
 
 
 def temporal_split(data: LabelledFeatures, share: float) -> Fold:
-    """The last `share` of leads by creation is tested, what came before is trained on."""
-    order = np.argsort(data.created, kind="stable")
-    cut = round(len(order) * (1 - share))
-    return Fold("temporal", order[:cut], order[cut:])
+    """The leads of the last days, as near to `share` of all as whole days are, are tested, those before are trained on.
+
+    Leads of one day alone have none before: of them a random share is tested.
+    """
+    days, place = np.unique(data.days, return_inverse=True)
+    if len(days) < 2:
+        return replace(random_split(data, share, 1), name="temporal")
+    left = data.leads - np.cumsum(np.bincount(place, data.counts))[:-1]
+    last = days[np.argmin(np.abs(left - share * data.leads))]
+    train = np.where(data.days <= last, data.counts, 0)
+    return Fold("temporal", train, data.counts - train)
 
 
 @dataclass(frozen=True)
@@ -65,13 +70,13 @@ class Report:
 class Evaluated:
     """A model learned from all leads, its report, and the model of the temporal split, which it is judged by.
 
-    `holdout` are the row numbers that the latter has not seen, `probabilities` what it says of them.
+    `holdout` are the leads that the latter has not seen, `probabilities` what it says of their rows, shape (r,).
     """
 
     model: Learned
     judged: Learned
     report: Report
-    holdout: np.ndarray
+    holdout: LabelledFeatures
     probabilities: np.ndarray
 
 
@@ -91,37 +96,38 @@ def evaluate(
     the calibration, threshold and adapting trees are chosen without the leads they are measured on. `share` (0 to 1)
     of the leads are held out.
     """
-    random, temporal = random_split(data, share, seed), temporal_split(data, share)
-    model = learn(data, recipe, weekly_folds(data), aim)
     splits = {}
-    for split, folds in ((random, random_folds), (temporal, weekly_folds)):
+    for split, folds in ((random_split(data, share, seed), random_folds), (temporal_split(data, share), weekly_folds)):
         train, test = data.take(split.train), data.take(split.test)
         judged = learn(train, recipe, folds(train), aim)
         probabilities = judged.predict(test)
-        splits[split.name] = measure(test.labels, probabilities, judged.threshold)
-        splits[split.name] |= _of_population(test.labels, probabilities, judged.share, aim)
-    labels = data.labels[model.validated]
-    splits["rolling"] = measure(labels, model.validation, model.threshold)
-    splits["rolling"] |= _of_population(labels, model.validation, model.share, aim)
-    weeks = {
-        name: measure(labels[model.fold == number], model.validation[model.fold == number], model.threshold)
-        for number, name in enumerate(model.folds)
-    }
+        splits[split.name] = _measured(test.labels, probabilities, test.counts, judged, aim)
+    model = learn(data, recipe, weekly_folds(data), aim)
+    splits["rolling"] = _measured(model.labels, model.validation, model.counts, model, aim)
+    weeks = {}
+    for number, name in enumerate(model.folds):
+        week = model.fold == number
+        weeks[name] = measure(model.labels[week], model.validation[week], model.threshold, model.counts[week])
     report = Report(
         splits,
         weeks,
         measure_slices(test, encoder, probabilities, judged.threshold),
-        gains(test.labels, probabilities),
-        grade_table(test.labels, probabilities, grades),
-        expected_gain(test.labels, probabilities, aim.costs, aim.true_share) if aim.costs else (),
+        gains(test.labels, probabilities, test.counts),
+        grade_table(test.labels, probabilities, test.counts, grades),
+        expected_gain(test.labels, probabilities, aim.costs, aim.true_share, test.counts) if aim.costs else (),
     )
-    return Evaluated(model, judged, report, temporal.test, probabilities)
+    return Evaluated(model, judged, report, test, probabilities)
 
 
-def _of_population(labels: np.ndarray, probabilities: np.ndarray, share: float, aim: Aim) -> dict[str, Interval]:
-    """The mean that probabilities corrected for the true share have over leads weighted to that share."""
+def _measured(
+    labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray, judged: Learned, aim: Aim
+) -> dict[str, Interval]:
+    """The metrics, and where a true share is set, the mean that probabilities corrected for it have over leads
+    weighted to that share.
+    """
+    found = measure(labels, probabilities, judged.threshold, counts)
     if aim.true_share is None:
-        return {}
-    told = correct_base_rate(probabilities, share, aim.true_share)
-    mean = float(np.average(told, weights=population_weights(labels, aim.true_share)))
-    return {"corrected_mean": Interval(mean, mean, mean)}
+        return found
+    told = correct_base_rate(probabilities, judged.share, aim.true_share)
+    mean = float(np.average(told, weights=population_weights(labels, aim.true_share, counts)))
+    return {**found, "corrected_mean": Interval(mean, mean, mean)}

@@ -50,8 +50,8 @@ class Learner:
 class Tried:
     """How a learner fared. `metrics` are by `<split>_<metric>`; seconds are sums over the splits.
 
-    `labels` and `probabilities` (n,) are of the temporal hold-out, as is `booster` (LightGBM's only) of the leads
-    before it.
+    `labels`, `probabilities` and `counts` (r,) are of the rows of the temporal hold-out, as is `booster` (LightGBM's
+    only) of the leads before it.
     """
 
     learner: Learner
@@ -62,6 +62,7 @@ class Tried:
     predict_seconds: float
     labels: np.ndarray
     probabilities: np.ndarray
+    counts: np.ndarray
     booster: Booster | None = None
     trials: tuple[Trial, ...] = ()
 
@@ -118,7 +119,7 @@ def try_learner(
         if learner.library == "lightgbm" and not learner.plain:
             parameters = as_parameters(own_recipe())
         if learner.tuned:
-            seen_by_both = np.intersect1d(parts["temporal"].train, parts["random"].train)
+            seen_by_both = np.where(parts["temporal"].train > 0, parts["random"].train, 0)
             parameters, trials = tune(data.take(seen_by_both), budget, seed=seed, progress=progress)
         tuned = time.perf_counter()
         metrics: dict[str, Interval] = {}
@@ -130,7 +131,7 @@ def try_learner(
             done = time.perf_counter()
             probabilities = fitted.predict(test)
             fit_seconds, predict_seconds = fit_seconds + done - begun, predict_seconds + time.perf_counter() - done
-            found = measure(test.labels, probabilities, threshold=0.5)
+            found = measure(test.labels, probabilities, 0.5, test.counts)
             metrics |= {f"{name}_{metric}": found[metric] for metric in METRICS}
     return Tried(
         learner,
@@ -141,6 +142,7 @@ def try_learner(
         predict_seconds,
         test.labels,
         probabilities,
+        test.counts,
         fitted.booster,
         trials,
     )

@@ -46,19 +46,26 @@ class Verdict:
 
 
 def difference_in_auc(
-    labels: np.ndarray, one: np.ndarray, other: np.ndarray, *, resamples: int = 100, seed: int = 1
+    labels: np.ndarray,
+    one: np.ndarray,
+    other: np.ndarray,
+    counts: np.ndarray | None = None,
+    *,
+    resamples: int = 100,
+    seed: int = 1,
 ) -> Interval:
     """How much larger the AUC of `one` is than that of `other`, with bounds SURE standard errors away.
 
-    All have shape (n,). The standard error is that of a paired bootstrap over leads: each resample measures both.
+    All have shape (n,); `counts` is how many leads each is, one when left out. The standard error is that of a paired
+    bootstrap over leads: each resample measures both.
     """
     (mine, my_place), (theirs, their_place) = (np.unique(p, return_inverse=True) for p in (one, other))
     pairs, place = np.unique(my_place * len(theirs) + their_place, return_inverse=True)
-    cells = np.bincount(place * 2 + labels, minlength=2 * len(pairs))
-    drawn = np.random.default_rng(seed).multinomial(len(labels), cells / len(labels), size=resamples)
-    counts = np.vstack([cells, drawn]).astype(float)
+    cells = np.bincount(place * 2 + labels, counts, minlength=2 * len(pairs))
+    drawn = np.random.default_rng(seed).multinomial(int(cells.sum()), cells / cells.sum(), size=resamples)
+    samples = np.vstack([cells, drawn]).astype(float)
     told = (mine[pairs // len(theirs)], theirs[pairs % len(theirs)])
-    aucs = [_auc(probabilities, counts[:, 1::2], counts[:, 0::2]) for probabilities in told]
+    aucs = [_auc(probabilities, samples[:, 1::2], samples[:, 0::2]) for probabilities in told]
     found = aucs[0] - aucs[1]
     error = float(np.nanstd(found[1:], ddof=1))
     return Interval(float(found[0]), float(found[0]) - SURE * error, float(found[0]) + SURE * error)
@@ -80,24 +87,28 @@ def judge(
     champion: np.ndarray,
     slices: Mapping[str, np.ndarray],
     rules: Rules,
+    counts: np.ndarray | None = None,
     *,
     is_as_recent: bool = True,
 ) -> Verdict:
     """Judge a challenger against the champion on n leads that neither has seen.
 
-    `labels` (0 or 1) and both models' probabilities have shape (n,), `slices` are masks of shape (n,). The challenger
-    passes when its AUC is above the floor, larger by `least_gain` and surely larger, in no slice surely smaller by
-    more than `most_slice_loss`, its calibration error larger by no more than `most_calibration_loss`, and its data as
-    recent as the champion's. Raises ValueError for what is no label or no probability, NaN among them.
+    `labels` (0 or 1) and both models' probabilities have shape (n,), `slices` are masks of shape (n,), `counts` (n,)
+    is how many leads each is, one when left out. The challenger passes when its AUC is above the floor, larger by
+    `least_gain` and surely larger, in no slice surely smaller by more than `most_slice_loss`, its calibration error
+    larger by no more than `most_calibration_loss`, and its data as recent as the champion's. Raises ValueError for
+    what is no label or no probability, NaN among them.
     """
     if not is_as_recent:
         return Verdict(("its newest lead is older than the champion's; train it on newer leads too",))
-    if len(labels) < rules.least_leads or len(np.unique(labels)) < 2:
-        return Verdict((f"there are only {len(labels):,} leads to compare on, of {rules.least_leads:,} expected",))
+    counts = np.ones(len(labels)) if counts is None else counts
+    leads = int(counts.sum())
+    if leads < rules.least_leads or len(np.unique(labels)) < 2:
+        return Verdict((f"there are only {leads:,} leads to compare on, of {rules.least_leads:,} expected",))
     for probabilities in (challenger, champion):
         checked(labels, probabilities)
-    mine, theirs = (measure(labels, p, 0.5, resamples=0) for p in (challenger, champion))
-    gain = difference_in_auc(labels, challenger, champion)
+    mine, theirs = (measure(labels, p, 0.5, counts, resamples=0) for p in (challenger, champion))
+    gain = difference_in_auc(labels, challenger, champion, counts)
     objections = []
     if not mine["auc"].value >= rules.lowest_auc:
         objections.append(f"its AUC {mine['auc'].value:.4f} is below the floor {rules.lowest_auc:g}")
@@ -105,9 +116,9 @@ def judge(
         objections.append(f"its AUC is not surely larger by {rules.least_gain:g}: {_told(gain)}")
     losses = {}
     for name, mask in slices.items():
-        if mask.sum() < rules.least_slice or len(np.unique(labels[mask])) < 2:
+        if counts[mask].sum() < rules.least_slice or len(np.unique(labels[mask])) < 2:
             continue
-        change = difference_in_auc(labels[mask], challenger[mask], champion[mask])
+        change = difference_in_auc(labels[mask], challenger[mask], champion[mask], counts[mask])
         if change.value < -rules.most_slice_loss and change.high < 0:
             losses[name] = change
     if losses:
@@ -125,7 +136,7 @@ def judge(
         "gain_high": gain.high,
         "challenger_calibration_error": mine["calibration_error"].value,
         "champion_calibration_error": theirs["calibration_error"].value,
-        "leads": float(len(labels)),
+        "leads": float(leads),
     }
     return Verdict(tuple(objections), figures)
 

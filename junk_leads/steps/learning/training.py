@@ -1,12 +1,12 @@
-"""Training: from labelled features to a LightGBM booster.
+"""Training: from counted labelled leads to a LightGBM booster.
 
 What lives here: the training set, its refusals, and fitting. What does not: measuring a model
 (`evaluation.py`), tracking it (`registry.py`) and making features (`encoding.py`).
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import duckdb
@@ -14,108 +14,149 @@ import numpy as np
 import pyarrow as pa
 
 from junk_leads.errors import TrainingRefused
+from junk_leads.reference import lead_schema
 from junk_leads.steps.boosting import Booster, fit
-from junk_leads.steps.leads.encoding import Encoder, encode_counts
+from junk_leads.steps.leads.encoding import Encoder, code_counts
 from junk_leads.steps.leads.kinds import distinct_rows, kinds_of_leads
-
-LEADS_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """n labelled leads, held by kind: leads with the same features are told once.
+    """Labelled leads, counted: r rows of leads of one kind, day and label.
 
-    `names` are the f features, `kinds` (k x f, whole numbers) the kinds, `kind` (n) which of them each lead is,
-    `labels` (n, 0 or 1), `created` (n, seconds).
+    `names` are the f features, `kinds` (k x f, whole numbers) the kinds, `kind` (r) which of them a row is, `labels`
+    (r, 0 or 1), `days` (r, whole days since 1970), `counts` (r, whole numbers) how many leads a row is. The order of
+    rows depends on the leads alone, not on how they came.
     """
 
     names: tuple[str, ...]
     kinds: np.ndarray
     kind: np.ndarray
     labels: np.ndarray
-    created: np.ndarray
+    days: np.ndarray
+    counts: np.ndarray
 
     @classmethod
-    def of_table(cls, features: pa.Table, labels: np.ndarray, created: np.ndarray) -> "LabelledFeatures":
-        """The leads of a table with one column for each feature (n x f)."""
+    def of_table(cls, features: pa.Table, labels: np.ndarray, days: np.ndarray) -> "LabelledFeatures":
+        """The leads of a table with one column for each feature (n x f), their labels (n,) and days (n,)."""
         names = tuple(features.column_names)
-        return cls(names, *kinds_of_leads([features], names), labels, created)
+        return cls.of_leads(names, *kinds_of_leads([features], names), labels, days)
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @classmethod
+    def of_leads(
+        cls, names: tuple[str, ...], kinds: np.ndarray, kind: np.ndarray, labels: np.ndarray, days: np.ndarray
+    ) -> "LabelledFeatures":
+        """N leads one by one: the kind, label and day of each have shape (n,)."""
+        leads = np.stack([days, kind, labels], axis=1).astype(np.int64)
+        rows, counts = np.unique(leads, axis=0, return_counts=True)
+        return cls(names, kinds, rows[:, 1], rows[:, 2].astype(np.int8), rows[:, 0], counts)
+
+    @property
+    def leads(self) -> int:
+        """How many leads they are."""
+        return int(self.counts.sum())
+
+    @property
+    def genuine(self) -> int:
+        """How many of them are genuine."""
+        return int(self.counts[self.labels == 1].sum())
+
+    @property
+    def share(self) -> float:
+        """The share of them that is genuine, 0 to 1."""
+        return self.genuine / max(self.leads, 1)
 
     def column(self, feature: str) -> np.ndarray:
-        """One feature of every lead, shape (n,)."""
+        """One feature of every row, shape (r,)."""
         values: np.ndarray = self.kinds[self.kind, self.names.index(feature)]
         return values
 
-    def take(self, rows: np.ndarray) -> "LabelledFeatures":
-        """The leads at these row numbers, in their order."""
-        return LabelledFeatures(self.names, self.kinds, self.kind[rows], self.labels[rows], self.created[rows])
+    def take(self, counts: np.ndarray) -> "LabelledFeatures":
+        """So many leads of each row, shape (r,); rows of which none is taken are left out."""
+        kept = np.flatnonzero(counts)
+        rows = {name: getattr(self, name)[kept] for name in ("kind", "labels", "days")}
+        return replace(self, **rows, counts=counts[kept])
+
+    def undated(self) -> "LabelledFeatures":
+        """The leads in rows of kind and label alone; the days of all are the newest."""
+        told, place = np.unique(self.kind * 2 + self.labels, return_inverse=True)
+        counts = np.bincount(place, self.counts).astype(np.int64)
+        labels, days = (told % 2).astype(np.int8), np.full(len(told), self.days.max(initial=0))
+        return replace(self, kind=told // 2, labels=labels, days=days, counts=counts)
 
     def predicted_by(self, booster: Booster, **options: Any) -> np.ndarray:
-        """A booster's probabilities, shape (n,); each kind is predicted once."""
+        """A booster's probabilities of each row, shape (r,); each kind is predicted once.
+
+        Raises TrainingRefused for a booster that was taught other features than these.
+        """
+        if tuple(booster.feature_name()) != self.names:
+            raise TrainingRefused(
+                "these features are of another encoder than the model's own; encode them with its own"
+            )
         return self.predicted_with(lambda kinds: booster.predict(kinds, **options))
 
     def predicted_with(self, predict: Callable[[np.ndarray], Any]) -> np.ndarray:
-        """Probabilities of the leads, shape (n,), from a function that gives those of kinds (k x f)."""
-        present, place = np.unique(self.kind, return_inverse=True)
+        """Probabilities of each row, shape (r,), from a function that gives those of kinds (k x f)."""
+        present = np.flatnonzero(np.bincount(self.kind, minlength=len(self.kinds)))
         if not len(present):
             return np.zeros(0)
-        probabilities: np.ndarray = np.asarray(predict(self.kinds[present]))[place]
-        return probabilities
+        probabilities = np.zeros(len(self.kinds))
+        probabilities[present] = np.asarray(predict(self.kinds[present]))
+        told: np.ndarray = probabilities[self.kind]
+        return told
 
     def weighted_rows(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The leads as r rows of a kind and label with their number, or joint weight: (r x f), (r,), (r,).
+        """The leads as rows of a kind and label with their number, or joint weight: (m x f), (m,), (m,).
 
-        `weights` (n,) are those of the leads. Fitted on these, a model is as fitted on the leads, many times as fast.
+        `weights` (r,) are those of a lead of each row. Fitted on these, a model is as fitted on the leads, many times
+        as fast.
         """
-        told, place = np.unique(self.kind * 2 + self.labels, return_inverse=True)
-        return self.kinds[told // 2], told % 2, np.bincount(place, weights=weights)
+        joint = np.bincount(
+            self.kind * 2 + self.labels,
+            self.counts if weights is None else self.counts * weights,
+            minlength=2 * len(self.kinds),
+        )
+        told = np.flatnonzero(np.bincount(self.kind * 2 + self.labels, minlength=len(joint)))
+        return self.kinds[told // 2], told % 2, joint[told]
 
     @property
     def fingerprint(self) -> str:
-        """A hash of every value and of the order of rows and columns, 16 hexadecimal digits."""
+        """A hash of every kind, day and label with its count, 16 hexadecimal digits."""
         digest = hashlib.sha256(",".join(self.names).encode())
-        for values in (self.kinds, self.kind, self.labels, self.created):
-            digest.update(np.ascontiguousarray(values).tobytes())
+        for values in (self.kinds, self.kind, self.labels, self.days, self.counts):
+            digest.update(np.ascontiguousarray(values, dtype=np.int64).tobytes())
         return digest.hexdigest()[:16]
 
 
 def labelled_features(
     con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation, encoder: Encoder
 ) -> LabelledFeatures:
-    """The leads of `lead_counts`, in order of drop and lead number, with the features of this encoder."""
-    encoded = encode_counts(con, counts, encoder)  # noqa: F841  named in the SQL below
-    columns = ", ".join(f'"{feature}"' for feature in encoder.features)
-    rows = con.sql(
-        f"SELECT {columns}, app_complete_flag AS label_, epoch(created_date) AS created_, lead_count AS count_ "
-        "FROM encoded ORDER BY drop, first_lead"
-    )
-    told: list[pa.Table] = []
-
-    def pieces() -> Iterator[pa.Table]:
-        for batch in rows.to_arrow_reader(LEADS_AT_ONCE):
-            piece = pa.Table.from_batches([batch])
-            told.append(piece.select(["label_", "created_", "count_"]))
-            yield piece
-
-    kinds, kind = kinds_of_leads(pieces(), encoder.features)
-    labels, created, leads = (
-        np.concatenate([np.zeros(0), *(piece[name].to_numpy() for piece in told)])
-        for name in ("label_", "created_", "count_")
-    )
-    each = np.repeat(np.arange(len(kind)), leads.astype(np.int64))
-    return LabelledFeatures(encoder.features, kinds, kind[each], labels.astype(np.int8)[each], created[each])
+    """The leads of `lead_counts` with the features of an encoder."""
+    return features_side_by_side(con, counts, [encoder])[0]
 
 
-def refuse_unfit(labels: np.ndarray, *, minimum_labelled: int, minimum_per_class: int) -> None:
+def features_side_by_side(
+    con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation, encoders: Sequence[Encoder]
+) -> list[LabelledFeatures]:
+    """The leads of `lead_counts` with the features of each of several encoders, row for row the same leads."""
+    rows, *features = code_counts(con, counts, encoders)
+    told = rows.to_arrow_table()
+    labels, days, leads = (told[name].to_numpy() for name in (lead_schema().label, "created_day", "lead_count"))
+    found = []
+    for number, (encoder, relation) in enumerate(zip(encoders, features, strict=True)):
+        table = relation.to_arrow_table()
+        kinds = np.stack([table[name].to_numpy().astype(np.int32) for name in encoder.features], axis=1)
+        kind = told[f"kind_{number}"].to_numpy()
+        found.append(LabelledFeatures(encoder.features, kinds, kind, labels.astype(np.int8), days, leads))
+    return found
+
+
+def refuse_unfit(data: LabelledFeatures, *, minimum_labelled: int, minimum_per_class: int) -> None:
     """Raise TrainingRefused when there are too few labelled leads, or too few of a class."""
-    ones = int(labels.sum())
-    zeros = len(labels) - ones
-    if len(labels) < minimum_labelled or min(ones, zeros) < minimum_per_class:
+    ones, zeros = data.genuine, data.leads - data.genuine
+    if data.leads < minimum_labelled or min(ones, zeros) < minimum_per_class:
         raise TrainingRefused(
-            f"{len(labels):,} labelled leads ({ones:,} genuine, {zeros:,} junk) are too few to train on; expected at "
+            f"{data.leads:,} labelled leads ({ones:,} genuine, {zeros:,} junk) are too few to train on; expected at "
             f"least {minimum_labelled:,} with {minimum_per_class:,} of each class; ingest more labelled drops"
         )
 
@@ -125,7 +166,9 @@ def leaking_columns(data: LabelledFeatures, encoder: Encoder, *, leak_auc: float
     from sklearn.metrics import roc_auc_score
 
     found: dict[str, float] = {}
-    leads, ones = (np.bincount(data.kind, weights, len(data.kinds)) for weights in (None, data.labels))
+    leads, ones = (
+        np.bincount(data.kind, weights, len(data.kinds)) for weights in (data.counts, data.counts * data.labels)
+    )
     places = {feature: place for place, feature in enumerate(data.names)}
     for column, features in (
         {f: (f,) for f, source in encoder.sources.items() if source == f} | encoder.blocks
@@ -146,8 +189,8 @@ class Recipe:
     """How a booster is trained: LightGBM's own parameters and rounds, then the rounds that adapt it.
 
     Channels drift, and yesterday's leads tell more of tomorrow's: adapting trees are added on the leads of the last
-    `window_days`, each lead's weight halved every `half_life_days` of age, with LightGBM parameters of their own.
-    More of a `rising` feature never lowers a probability.
+    `window_days`, each lead's weight halved every `half_life_days` of age (in whole days), with LightGBM parameters of
+    their own. More of a `rising` feature never lowers a probability.
     """
 
     lightgbm: Mapping[str, Any]
@@ -173,9 +216,9 @@ def train_booster(data: LabelledFeatures, recipe: Recipe) -> Booster:
     booster = fit(*data.weighted_rows(), data.names, lightgbm, recipe.rounds)
     if not recipe.adapting["rounds"]:
         return booster
-    age_days = (data.created.max() - data.created) / 86_400
-    last = np.flatnonzero(age_days < recipe.adapting["window_days"])
-    weights = 0.5 ** (age_days[last] / recipe.adapting["half_life_days"])
+    age = data.days.max() - data.days
+    last = data.take(np.where(age < recipe.adapting["window_days"], data.counts, 0))
+    weights = 0.5 ** ((data.days.max() - last.days) / recipe.adapting["half_life_days"])
     parameters = {**lightgbm, **recipe.adapting.get("lightgbm", {})}
-    rows = data.take(last).weighted_rows(weights / weights.mean())
+    rows = last.weighted_rows(weights / np.average(weights, weights=last.counts))
     return fit(*rows, data.names, parameters, recipe.adapting["rounds"], after=booster)

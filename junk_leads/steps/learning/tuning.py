@@ -73,14 +73,15 @@ def tune(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folds = weekly_folds(data) or random_folds(data)
-    pairs = [(data.take(fold.train), data.take(fold.test)) for fold in folds]
+    pairs = [(data.take(fold.train), data.take(fold.test).undated()) for fold in folds]
     own, trials, started = own_recipe(), [], time.perf_counter()
 
     def objective(trial: optuna.Trial) -> float:
         recipe = recipe_of({**_tried(own, _suggested(trial)), "adapting": {"rounds": 0}}, own.rising)
         losses: list[float] = []
         for step, (train, test) in enumerate(pairs):
-            losses += [mean_log_loss(test.labels, test.predicted_by(train_booster(train, recipe)))]
+            told = test.predicted_by(train_booster(train, recipe))
+            losses.append(mean_log_loss(test.labels, told, test.counts))
             trial.report(float(np.mean(losses)), step)
             if step + 1 < len(pairs) and trial.should_prune():
                 raise optuna.TrialPruned

@@ -19,13 +19,13 @@ from junk_leads.steps.learning.calibration import (
 )
 from junk_leads.steps.learning.training import LabelledFeatures, Recipe, train_booster
 
-WEEK = 7 * 86_400.0
+WEEK = 7.0  # days
 LEAST_OF_CLASS = 20  # leads of each class that a fold trains on and predicts
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Row numbers to train on and to predict, and what the fold is called."""
+    """How many leads of each row (r,) to train on and to predict, and what the fold is called."""
 
     name: str
     train: np.ndarray
@@ -50,8 +50,9 @@ class Aim:
 class Learned:
     """A whole model: the booster, and what leads it had not seen taught about its probabilities.
 
-    `validated` are those leads' row numbers, in the folds' order; `validation` their probabilities, each fold
-    calibrated by the others; `fold` the place in `folds` of each. `share` of the leads trained on were genuine.
+    Those leads are rows in the folds' order: `labels`, `counts`, `validation` (their probabilities, each fold
+    calibrated by the others) and `fold` (the place in `folds`) have shape (v,). `share` of the leads trained on were
+    genuine.
     """
 
     booster: Booster
@@ -59,7 +60,8 @@ class Learned:
     threshold: float
     share: float
     folds: tuple[str, ...]
-    validated: np.ndarray
+    labels: np.ndarray
+    counts: np.ndarray
     validation: np.ndarray
     fold: np.ndarray
 
@@ -68,31 +70,46 @@ class Learned:
         return {"calibration": self.calibration.as_dict(), "threshold": self.threshold, "share_of_genuine": self.share}
 
     def predict(self, data: LabelledFeatures) -> np.ndarray:
-        """Calibrated probabilities of n leads, shape (n,), with the share of genuine leads of the training."""
+        """Calibrated probabilities of each row, shape (r,), with the share of genuine leads of the training."""
         return self.calibration.apply(data.predicted_by(self.booster))
 
 
 def weekly_folds(data: LabelledFeatures, weeks: int = 4) -> list[Fold]:
     """The last weeks, each predicted from all that came before it; of leads of fewer than eight weeks, eighths.
 
-    A fold that has too few leads of a class is left out.
+    They are cut between days. A fold that has too few leads of a class is left out.
     """
-    newest = float(data.created.max())
-    length = min(WEEK, (newest - float(data.created.min())) / 8)
+    newest, oldest = float(data.days.max(initial=0)), float(data.days.min(initial=0))
+    length = min(WEEK, (newest - oldest + 1) / 8)
     folds = []
     for number in range(weeks, 0, -1):
         start, end = newest - number * length, newest - (number - 1) * length
-        test = np.flatnonzero((data.created > start) & (data.created <= end))
-        folds.append(Fold(day(start), np.flatnonzero(data.created <= start), test))
-    return [fold for fold in folds if _enough(data.labels[fold.train]) and _enough(data.labels[fold.test])]
+        test = np.where((data.days > start) & (data.days <= end), data.counts, 0)
+        folds.append(Fold(day(np.floor(start + 1)), np.where(data.days <= start, data.counts, 0), test))
+    return [fold for fold in folds if _enough(data.labels, fold.train) and _enough(data.labels, fold.test)]
 
 
 def random_folds(data: LabelledFeatures, count: int = 3, seed: int = 1) -> list[Fold]:
     """Random folds with the same share of genuine leads, each predicted from the others."""
-    from sklearn.model_selection import StratifiedKFold
+    generator, left = np.random.default_rng(seed), data.counts
+    tests = []
+    for parts in range(count, 1, -1):
+        tests.append(drawn(left, data.labels, 1 / parts, generator))
+        left = left - tests[-1]
+    return [Fold(f"fold {n}", data.counts - test, test) for n, test in enumerate([*tests, left], start=1)]
 
-    folds = StratifiedKFold(count, shuffle=True, random_state=seed).split(data.labels, data.labels)
-    return [Fold(f"fold {number}", train, test) for number, (train, test) in enumerate(folds, start=1)]
+
+def drawn(counts: np.ndarray, labels: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:
+    """A random `share` (0 to 1) of the leads that rows count, without replacement and of each class the same share.
+
+    Takes and returns counts of shape (r,).
+    """
+    taken = np.zeros_like(counts)
+    for label in (1, 0):
+        rows = np.flatnonzero(labels == label)
+        leads = int(counts[rows].sum())
+        taken[rows] = generator.multivariate_hypergeometric(counts[rows], round(leads * share), method="marginals")
+    return taken
 
 
 def learn(data: LabelledFeatures, recipe: Recipe, folds: Sequence[Fold], aim: Aim) -> Learned:
@@ -102,57 +119,59 @@ def learn(data: LabelledFeatures, recipe: Recipe, folds: Sequence[Fold], aim: Ai
     are made. The adapting trees are kept when the folds' log loss is lower with them.
     """
     folds = folds or random_folds(data)
-    order = np.concatenate([fold.test for fold in folds])
-    fold = np.repeat(np.arange(len(folds)), [len(f.test) for f in folds])
-    labels = data.labels[order]
-    plain, adapted = (np.concatenate(found) for found in zip(*_predicted(data, recipe, folds), strict=True))
-    if recipe.adapting["rounds"] and mean_log_loss(labels, adapted) >= mean_log_loss(labels, plain):
+    tests = [data.take(fold.test).undated() for fold in folds]
+    labels, counts = (np.concatenate([getattr(test, name) for test in tests]) for name in ("labels", "counts"))
+    fold = np.repeat(np.arange(len(folds)), [len(test.counts) for test in tests])
+    plain, adapted = (np.concatenate(told) for told in zip(*_predicted(data, recipe, folds, tests), strict=True))
+    losses = [mean_log_loss(labels, told, counts) for told in (plain, adapted)]
+    if recipe.adapting["rounds"] and losses[1] >= losses[0]:
         recipe = replace(recipe, adapting={"rounds": 0})
         adapted = plain
-    calibration, validation = choose_calibration(labels, adapted, fold)
+    calibration, validation = choose_calibration(labels, adapted, fold, counts)
     return Learned(
         train_booster(data, recipe),
         calibration,
-        _threshold(labels, validation, aim),
-        float(data.labels.mean()),
+        _threshold(labels, validation, counts, aim),
+        data.share,
         tuple(f.name for f in folds),
-        order,
+        labels,
+        counts,
         validation,
         fold,
     )
 
 
 def _predicted(
-    data: LabelledFeatures, recipe: Recipe, folds: Sequence[Fold]
+    data: LabelledFeatures, recipe: Recipe, folds: Sequence[Fold], tests: Sequence[LabelledFeatures]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Probabilities of each fold without and with the adapting trees, which come last in one booster."""
-    for fold in folds:
+    for fold, test in zip(folds, tests, strict=True):
         booster = train_booster(data.take(fold.train), recipe)
-        test = data.take(fold.test)
-        adapted = test.predicted_by(booster)
-        plain = test.predicted_by(booster, num_iteration=recipe.rounds) if recipe.adapting["rounds"] else adapted
+        first = test.predicted_by(booster, num_iteration=recipe.rounds, raw_score=True)
+        has_more = booster.num_trees() > recipe.rounds
+        last = test.predicted_by(booster, start_iteration=recipe.rounds, raw_score=True) if has_more else 0.0
+        plain, adapted = (1 / (1 + np.exp(-raw)) for raw in (first, first + last))
         yield plain, adapted
 
 
-def _threshold(labels: np.ndarray, probabilities: np.ndarray, aim: Aim) -> float:
+def _threshold(labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray, aim: Aim) -> float:
     if aim.costs is None:
-        return junk_budget_threshold(labels, probabilities, aim.junk_budget)
-    curve = expected_gain(labels, probabilities, aim.costs, aim.true_share)
+        return junk_budget_threshold(labels, probabilities, aim.junk_budget, counts)
+    curve = expected_gain(labels, probabilities, aim.costs, aim.true_share, counts)
     return max(curve, key=lambda point: point["gain"])["threshold"]
 
 
-def mean_log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The log loss of probabilities (n,), also where the labels are of one class."""
-    from sklearn.metrics import log_loss
-
-    return float(log_loss(labels, probabilities, labels=[0, 1]))
-
-
-def _enough(labels: np.ndarray) -> bool:
-    ones = int(labels.sum())
-    return min(ones, len(labels) - ones) >= LEAST_OF_CLASS
+def mean_log_loss(labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray) -> float:
+    """The log loss of probabilities (r,) of so many leads each (r,), also where the labels are of one class."""
+    least = np.finfo(float).eps
+    bounded = np.clip(probabilities, least, 1 - least)
+    return float(-np.average(np.log(np.where(labels == 1, bounded, 1 - bounded)), weights=counts))
 
 
-def day(seconds: float) -> str:
-    """The date of seconds since 1970, as YYYY-MM-DD."""
-    return str(np.datetime64(int(seconds), "s").astype("datetime64[D]"))
+def _enough(labels: np.ndarray, counts: np.ndarray) -> bool:
+    return min(int(counts[labels == label].sum()) for label in (0, 1)) >= LEAST_OF_CLASS
+
+
+def day(days: float) -> str:
+    """The date of whole days since 1970, as YYYY-MM-DD."""
+    return str(np.datetime64(int(days), "D"))

@@ -6,11 +6,10 @@ What lives here: its text. What does not: any of its figures (`evaluation.py`, `
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from junk_leads.steps.leads.encoding import Encoder
 from junk_leads.steps.learning.evaluation import Evaluated
 from junk_leads.steps.learning.training import LabelledFeatures
+from junk_leads.steps.learning.validation import day
 from junk_leads.steps.pages.report import report_markdown
 from junk_leads.steps.watching.drift import drift
 
@@ -28,9 +27,9 @@ def model_card(
     aim: Mapping[str, Any],
 ) -> str:
     """The card of a version, as Markdown."""
-    first, last = (str(np.datetime64(int(moment), "s")) for moment in (data.created.min(), data.created.max()))
+    first, last = (day(found) for found in (data.days.min(), data.days.max()))
     temporal = evaluated.report.splits["temporal"]
-    shifts = drift(data, encoder, evaluated.holdout)
+    shifts = drift(data, encoder, int(evaluated.holdout.days.min()))
     shifted = [name for name, index in shifts.items() if index > _SHIFTED]
     adapted = evaluated.model.booster.num_trees() > parameters["rounds"]
     rows = "\n".join(f"| {name} | {index:.3f} |" for name, index in shifts.items())
@@ -40,7 +39,7 @@ Tells how likely a lead is to complete its application. LightGBM, {evaluated.mod
 {"of which the last adapt it to the newest leads" if adapted else "none of which adapts it to the newest leads"}.
 
 ## Data
-{len(data):,} labelled leads, {data.labels.mean():.2%} of them genuine, created {first} to {last}, from
+{data.leads:,} labelled leads, {data.share:.2%} of them genuine, created {first} to {last}, from
 {", ".join(f"{drop} ({count:,})" for drop, count in drops.items())}. Fingerprint {data.fingerprint}; encoder
 {encoder.id} with {len(encoder.features)} features.
 
@@ -53,7 +52,7 @@ Judged on the last leads by time: AUC {temporal["auc"]}, calibration error {temp
 Calibration: {evaluated.model.calibration.kind}, chosen on {", ".join(evaluated.model.folds)} (each predicted from
 what came before). Predicted genuine from {evaluated.model.threshold:.4f}: {_aim(aim)}. On the last leads by time that
 removes {temporal["junk_removed"]} of the junk and loses {temporal["genuine_lost"]} of the genuine leads.
-{_base_rate(aim["true_share"], float(data.labels.mean()))}
+{_base_rate(aim["true_share"], data.share)}
 
 ## Drift
 Population stability index of each column, the last leads by time against those before (above {_SHIFTED}: shifted).

@@ -7,23 +7,26 @@ importance. What does not: the numbers behind them (`evaluation.py`).
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from junk_leads.steps.learning.calibration import quantiles
 from junk_leads.steps.learning.evaluation import Evaluated
 from junk_leads.steps.learning.metrics import BINS
-from junk_leads.steps.learning.training import LabelledFeatures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# labels, probabilities and how many leads each is, all of shape (r,), by the name of a model
+Models: TypeAlias = Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
-def plot_evaluation(evaluated: Evaluated, data: LabelledFeatures) -> dict[str, bytes]:
+
+def plot_evaluation(evaluated: Evaluated) -> dict[str, bytes]:
     """The plots of a training, by file name; all but the weeks are of its temporal hold-out."""
-    labels, probabilities = data.labels[evaluated.holdout], evaluated.probabilities
+    told = (evaluated.holdout.labels, evaluated.probabilities, evaluated.holdout.counts)
     threshold, report = evaluated.judged.threshold, evaluated.report
-    plots = plot_holdout(labels, probabilities, threshold)
+    plots = plot_holdout(*told, threshold)
     plots["gains.png"] = _curve(
         "share of leads contacted, best first",
         "share of genuine leads reached",
@@ -36,7 +39,7 @@ def plot_evaluation(evaluated: Evaluated, data: LabelledFeatures) -> dict[str, b
         ],
         diagonal=True,
     )
-    plots["junk_budget.png"] = plot_junk_budget({"model": (labels, probabilities)}, threshold)
+    plots["junk_budget.png"] = plot_junk_budget({"model": told}, threshold)
     if report.weeks:
         weeks = list(report.weeks)
         aucs = [found["auc"].value for found in report.weeks.values()]
@@ -49,9 +52,13 @@ def plot_evaluation(evaluated: Evaluated, data: LabelledFeatures) -> dict[str, b
     return plots
 
 
-def plot_holdout(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> dict[str, bytes]:
-    """ROC curve, precision-recall curve, confusion matrix and reliability of n held-out leads, by file name."""
-    from sklearn.calibration import CalibrationDisplay
+def plot_holdout(
+    labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray, threshold: float
+) -> dict[str, bytes]:
+    """ROC curve, precision-recall curve, confusion matrix and reliability of held-out leads, by file name.
+
+    All have shape (r,); `counts` is how many leads each is.
+    """
     from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
     plots = {}
@@ -60,43 +67,52 @@ def plot_holdout(labels: np.ndarray, probabilities: np.ndarray, threshold: float
         ("roc_curve", RocCurveDisplay, probabilities, {"plot_chance_level": True}),
         ("precision_recall_curve", PrecisionRecallDisplay, probabilities, {"plot_chance_level": True}),
         ("confusion_matrix", ConfusionMatrixDisplay, flags, {"display_labels": ["junk", "genuine"], "colorbar": False}),
-        ("reliability", CalibrationDisplay, probabilities, {"n_bins": BINS}),
     ):
         figure = _figure((5, 4))
-        display.from_predictions(labels, values, ax=figure.subplots(), **options)
+        display.from_predictions(labels, values, sample_weight=counts, ax=figure.subplots(), **options)
         plots[f"{name}.png"] = _png(figure)
-    return plots
+    return {**plots, "reliability.png": plot_reliability({"model": (labels, probabilities, counts)})}
 
 
-def plot_side_by_side(models: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, bytes]:
-    """ROC curve and reliability of models, by file name; `models` holds labels and probabilities (n,) by name."""
-    from sklearn.calibration import CalibrationDisplay
+def plot_side_by_side(models: Models) -> dict[str, bytes]:
+    """ROC curve and reliability of models, by file name."""
     from sklearn.metrics import RocCurveDisplay
 
-    plots = {}
-    for name, display, options in (
-        ("roc_curve", RocCurveDisplay, {}),
-        ("reliability", CalibrationDisplay, {"n_bins": BINS}),
-    ):
-        figure = _figure((5, 4))
-        axes = figure.subplots()
-        for model, (labels, probabilities) in models.items():
-            display.from_predictions(labels, probabilities, ax=axes, name=model, **options)
-        plots[f"{name}.png"] = _png(figure)
-    return plots
+    figure = _figure((5, 4))
+    axes = figure.subplots()
+    for name, (labels, probabilities, counts) in models.items():
+        RocCurveDisplay.from_predictions(labels, probabilities, sample_weight=counts, ax=axes, name=name)
+    return {"roc_curve.png": _png(figure), "reliability.png": plot_reliability(models)}
 
 
-def plot_junk_budget(models: Mapping[str, tuple[np.ndarray, np.ndarray]], threshold: float | None = None) -> bytes:
-    """The share of junk removed for each share of genuine leads lost, up to a tenth of them.
+def plot_reliability(models: Models) -> bytes:
+    """The share of genuine leads among those of about a probability, for each model."""
+    from sklearn.calibration import CalibrationDisplay
 
-    `models` holds labels and probabilities, both of shape (n,), by name; `threshold` is marked.
-    """
+    figure = _figure((5, 4))
+    axes = figure.subplots()
+    for name, (labels, probabilities, counts) in models.items():
+        bins = np.minimum((probabilities * BINS).astype(int), BINS - 1)
+        leads, told, genuine = (np.bincount(bins, n, BINS) for n in (counts, counts * probabilities, counts * labels))
+        there = leads > 0
+        CalibrationDisplay(genuine[there] / leads[there], told[there] / leads[there], probabilities).plot(
+            ax=axes, name=name
+        )
+    return _png(figure)
+
+
+def plot_junk_budget(models: Models, threshold: float | None = None) -> bytes:
+    """The share of junk removed for each share of genuine leads lost, up to a tenth of them; `threshold` is marked."""
     lost, lines = np.linspace(0, 0.1, 101), []
-    for name, (labels, probabilities) in models.items():
-        junk = np.sort(probabilities[labels == 0])
-        removed = np.searchsorted(junk, np.quantile(probabilities[labels == 1], lost)) / max(len(junk), 1)
+    for name, (labels, probabilities, counts) in models.items():
+        genuine, junk = labels == 1, labels == 0
+        bounds = quantiles(probabilities[genuine], counts[genuine], lost)
+        order = np.argsort(probabilities[junk])
+        below = np.concatenate([[0], np.cumsum(counts[junk][order])])
+        removed = below[np.searchsorted(probabilities[junk][order], bounds)] / max(below[-1], 1)
         lines.append((name, list(lost), list(removed)))
-    mark = None if threshold is None else float((probabilities[labels == 1] < threshold).mean())
+    mark = None if threshold is None else float(counts[genuine][probabilities[genuine] < threshold].sum())
+    mark = None if mark is None else mark / counts[genuine].sum()
     return _curve("share of genuine leads lost", "share of junk removed", lines, mark=mark)
 
 

@@ -3,7 +3,7 @@
 What lives here: the figures, and their text and Markdown. What does not: predictions themselves (`scoring.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -31,9 +31,10 @@ def summarise(predictions: duckdb.DuckDBPyRelation, about: Mapping[str, Any]) ->
     return {**about, **found}
 
 
-def summary_text(figures: Mapping[str, Any]) -> str:
-    """The summary as the text file for people."""
+def summary_text(figures: Mapping[str, Any], warnings: Sequence[str] = ()) -> str:
+    """The summary as the text file for people; what warns comes first."""
     lines = [
+        *(f"WARNING: {warning}" for warning in warnings),
         f"Drop {figures['drop']}",
         "",
         f"1s (likely to complete the application): {figures['share_of_ones']:8.2%}   {figures['ones']:,} leads",
@@ -58,16 +59,17 @@ def percentages_line(figures: Mapping[str, Any]) -> str:
     )
 
 
-def summary_markdown(figures: Mapping[str, Any]) -> str:
-    """The summary as Dagster's UI shows it."""
+def summary_markdown(figures: Mapping[str, Any], warnings: Sequence[str] = ()) -> str:
+    """The summary as Dagster's UI shows it; `warnings` are Markdown already."""
     rows = [
         ("predicted 1 (likely genuine)", f"{figures['ones']:,}", f"{figures['share_of_ones']:.2%}"),
         ("predicted 0 (likely junk)", f"{figures['zeros']:,}", f"{figures['share_of_zeros']:.2%}"),
     ]
     rows += [(f"grade {grade}", f"{figures[f'grade_{grade.lower()}']:,}", _share(figures, grade)) for grade in GRADES]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    told = "".join(f"**Warning**: {warning}\n\n" for warning in warnings)
     return (
-        f"### Drop {figures['drop']}\n\n|  | leads | share |\n|---|---|---|\n{table}\n\n"
+        f"{told}### Drop {figures['drop']}\n\n|  | leads | share |\n|---|---|---|\n{table}\n\n"
         f"{figures['lead_count']:,} leads scored of {figures['rows_read']:,} rows delivered, "
         f"{figures['duplicates']:,} duplicates, {figures['rows_rejected']:,} rejected. "
         f"Model version {figures['model_version']}, {figures['scored_at']}."

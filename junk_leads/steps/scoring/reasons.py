@@ -74,8 +74,10 @@ def conversions(data: "LabelledFeatures", encoder: Encoder) -> dict[str, float]:
 
     A model carries them, so that reasons can tell how leads like this one fare.
     """
-    found = {"all": float(data.labels.mean())}
-    leads, genuine = (np.bincount(data.kind, weights, len(data.kinds)) for weights in (None, data.labels))
+    found = {"all": data.share}
+    leads, genuine = (
+        np.bincount(data.kind, weights, len(data.kinds)) for weights in (data.counts, data.counts * data.labels)
+    )
     for column in dict.fromkeys(encoder.sources.values()):
         names, place = np.unique(np.array(sorts(column, encoder, data.kinds)), return_inverse=True)
         counts, ones = (np.bincount(place, weights) for weights in (leads, genuine))

@@ -8,10 +8,11 @@ import csv
 import io
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import duckdb
 import numpy as np
@@ -23,17 +24,18 @@ from junk_leads.steps.boosting import Booster
 from junk_leads.steps.leads.cleaning import normalise
 from junk_leads.steps.leads.encoding import Encoder, encode
 from junk_leads.steps.leads.interactions import group_interactions
-from junk_leads.steps.leads.kinds import kinds_of_leads
 from junk_leads.steps.learning.calibration import Calibration, correct_base_rate
 from junk_leads.steps.learning.grading import grade_of, score_of
 from junk_leads.steps.scoring.reasons import reasons_of
-from junk_leads.steps.sql import quoted
+from junk_leads.steps.sql import literal, quoted
 
 PREDICTED = ("probability", "predicted_flag", "score", "grade", "reasons")
 PREDICTED_TYPES = dict(
     zip((*PREDICTED, "model_version"), (pa.float64(), pa.int8(), pa.int8(), *[pa.string()] * 3), strict=True)
 )
-LEADS_AT_ONCE = 100_000
+LEADS_AT_ONCE = 100_000  # of a scored file
+MARK = "hash({})"  # of a kind's features
+KINDS_AT_ONCE = 100_000  # that are predicted and explained
 IDENTITY = ("drop", "lead_number")
 FORMULA_STARTS = "=+-@\t\r"
 
@@ -75,10 +77,12 @@ class ScoringModel:
 
 def score_features(
     con: duckdb.DuckDBPyConnection, encoded: duckdb.DuckDBPyRelation, model: ScoringModel
-) -> Iterator[pa.Table]:
-    """Predictions in pieces: drop, lead_number, probability, predicted_flag, score, grade, reasons, version.
+) -> duckdb.DuckDBPyRelation:
+    """Predictions: drop, lead_number, probability, predicted_flag, score, grade, reasons, model_version.
 
-    Takes `encoded_features`; raises RegistryError when a row is of another encoder than the model's own.
+    Takes `encoded_features`; raises RegistryError when a row is of another encoder than the model's own. Each kind of
+    lead is predicted and explained once, and joined to its leads inside DuckDB, whatever their number; the relation
+    reads TEMP tables of `con`, the next call's of the same connection replace them.
     """
     foreign = encoded.filter(duckdb.ColumnExpression("encoder_id") != duckdb.ConstantExpression(model.encoder.id))
     found = foreign.select("encoder_id").limit(1).fetchall()
@@ -87,34 +91,41 @@ def score_features(
             f"encoded_features are of encoder {found[0][0]}, version {model.version} takes {model.encoder.id} only; "
             f"materialise encoded_features for the champion first"
         )
-    told: list[pa.Table] = []
-    kinds, kind = kinds_of_leads(_pieces(con, encoded, model.encoder, told), model.encoder.features)
-    predicted = _predicted(kinds, model)
-    if not told:
-        told = [encoded.limit(0).select(*IDENTITY).to_arrow_table()]
-    first = 0
-    for identities in told:
-        table = predicted.take(pa.array(kind[first : first + len(identities)]))
-        for place, name in enumerate(IDENTITY):
-            table = table.add_column(place, name, identities[name])
-        yield table
-        first += len(identities)
+    features = ", ".join(map(quoted, model.encoder.features))
+    mark = MARK.format(features)
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE kinds_of_leads AS SELECT {mark} AS mark, {features} "
+        f"FROM (SELECT DISTINCT {features} FROM encoded)"
+    )
+    kinds, marks = con.execute("SELECT count(*), count(DISTINCT mark) FROM kinds_of_leads").fetchall()[0]
+    _predict_kinds(con, model, kinds)
+    # two kinds of one hash are as good as never met; if they are, all their features tell them apart
+    alike = "mark" if kinds == marks else f"mark, {features}"
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE leads_of_kinds AS SELECT drop, lead_number, kinds_of_leads.rowid AS kind "
+        f"FROM (SELECT drop, lead_number, {mark} AS mark, {features} FROM encoded) AS leads "
+        f"JOIN kinds_of_leads USING ({alike})"
+    )
+    return con.sql(
+        f"SELECT drop, lead_number, {', '.join(PREDICTED_TYPES)} FROM leads_of_kinds JOIN predicted_kinds USING (kind)"
+    )
 
 
-def _pieces(
-    con: duckdb.DuckDBPyConnection, encoded: duckdb.DuckDBPyRelation, encoder: Encoder, told: list[pa.Table]
-) -> Iterator[pa.Table]:
-    """The features in pieces, in order of drop and lead number; `told` gets the identities of each."""
-    columns = ", ".join((*IDENTITY, *(quoted(feature) for feature in encoder.features)))
-    for drop, most in con.sql("SELECT drop, max(lead_number) FROM encoded GROUP BY drop ORDER BY drop").fetchall():
-        for first in range(0, most + 1, LEADS_AT_ONCE):
-            piece = con.sql(
-                f"SELECT {columns} FROM encoded WHERE drop = ? AND lead_number >= ? AND lead_number < ? "
-                "ORDER BY lead_number",
-                params=[drop, first, first + LEADS_AT_ONCE],
-            ).to_arrow_table()
-            told.append(piece.select(list(IDENTITY)))
-            yield piece
+def _predict_kinds(con: duckdb.DuckDBPyConnection, model: ScoringModel, kinds: int) -> None:
+    """Fill `predicted_kinds` with what is predicted of each of the `kinds_of_leads`, by its place there."""
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE predicted_kinds (kind BIGINT, probability DOUBLE, predicted_flag TINYINT, "
+        "score TINYINT, grade VARCHAR, reasons VARCHAR, model_version VARCHAR)"
+    )
+    for first in range(0, kinds, KINDS_AT_ONCE):
+        piece = con.sql(
+            f"SELECT rowid AS kind, {', '.join(map(quoted, model.encoder.features))} FROM kinds_of_leads "
+            "WHERE rowid >= ? AND rowid < ?",
+            params=[first, first + KINDS_AT_ONCE],
+        ).to_arrow_table()
+        features = np.stack([piece[name].to_numpy() for name in model.encoder.features], axis=1).astype(np.int32)
+        told = _predicted(features, model).add_column(0, "kind", piece["kind"])  # noqa: F841  DuckDB finds it by name
+        con.execute("INSERT INTO predicted_kinds BY NAME SELECT * FROM told")
 
 
 def _predicted(kinds: np.ndarray, model: ScoringModel) -> pa.Table:
@@ -134,47 +145,146 @@ def _predicted(kinds: np.ndarray, model: ScoringModel) -> pa.Table:
 def score_raw_leads(
     con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation, model: ScoringModel, schema: LeadSchema
 ) -> pa.Table:
-    """Predictions for raw leads (drop, lead_number and the typed raw columns), each lead by itself.
+    """Predictions for raw leads (drop, lead_number and the typed raw columns), each lead by itself, in their order.
 
     Makes them by the same steps as the graph, without dropping duplicates, so each row gets one.
     """
     cleaned = normalise(con, leads, schema)
     encoded = encode(con, cleaned, group_interactions(con, cleaned), model.encoder)
-    return pa.concat_tables([*score_features(con, encoded, model)])
+    return score_features(con, encoded, model).order("drop, lead_number").to_arrow_table()
 
 
 def write_scored_file(
     con: duckdb.DuckDBPyConnection,
     path: Path,
     header: tuple[str, ...],
-    delivered: duckdb.DuckDBPyRelation,
+    delivered: Iterable[pa.RecordBatch],
     predictions: duckdb.DuckDBPyRelation,
+    *,
+    parquet: bool = False,
 ) -> int:
     """Write the scored CSV whole or not at all: the delivered columns, then what was predicted.
 
-    `delivered` holds lead_number and the columns of `header` as text; one row is written for each of
-    `predictions` (drop, lead_number, probability, ... model_version), in order of lead number. Cells that a
-    spreadsheet would run as a formula are given a leading apostrophe. Returns the rows written.
+    `delivered` comes in batches, in order: lead_number and the columns of `header` as text; one row is written for
+    each of `predictions` (drop, lead_number, probability, ... model_version), in order of lead number. Cells that a
+    spreadsheet would run as a formula are given a leading apostrophe. With `parquet` the same rows, every cell as
+    delivered, are written beside it for programs, under the same name with `.parquet`. Returns the rows written.
     """
-    texts = [name for name in delivered.columns if name != "lead_number"]
     told = [*IDENTITY, *(name for name in predictions.columns if name not in IDENTITY)]
-    cells = [_inert_sql(f"d.{quoted(name)}") for name in texts] + [f"p.{name}" for name in told]
     body, part = path.with_suffix(".body"), path.with_suffix(".part")
-    target = str(body).replace("'", "''")
-    scored = predictions  # noqa: F841  by this name in the SQL below: a table called predictions would go before it
-    con.execute(
-        f"COPY (SELECT {', '.join(f'{cell} AS c{n}' for n, cell in enumerate(cells))} "
-        "FROM scored AS p JOIN delivered AS d ON p.lead_number = d.lead_number ORDER BY p.lead_number) "
-        f"TO '{target}' (FORMAT csv, HEADER false)"
-    )
-    with part.open("wb") as file, body.open("rb") as rows:
+    columnar = path.with_suffix(".parquet.part")
+    written = 0
+    with ExitStack() as stack:
+        for left in (body, part, columnar):
+            stack.callback(left.unlink, missing_ok=True)
+        file = stack.enter_context(part.open("wb"))
         heading = io.StringIO()
         csv.writer(heading).writerow([*map(inert_cell, header), *told])  # its own line end: \r in a name is quoted
         file.write(heading.getvalue().removesuffix("\r\n").encode() + b"\n")
-        shutil.copyfileobj(rows, file)
-    os.replace(part, path)
-    body.unlink()
-    return len(predictions)
+        schema = predictions.select(*told).limit(0).to_arrow_table().schema
+        tables = stack.enter_context(_Columnar(columnar, header, schema)) if parquet else None
+        for cells in _joined(delivered):
+            first, last = (cells["lead_number"][place].as_py() for place in (0, -1))
+            scored = predictions.filter(f"lead_number BETWEEN {first} AND {last}")  # not called as the table is
+            texts = [name for name in cells.column_names if name != "lead_number"]
+            rows = "FROM scored AS p JOIN cells AS d ON p.lead_number = d.lead_number ORDER BY p.lead_number"
+            shown = [_inert_sql(f"d.{quoted(name)}") for name in texts] + [f"p.{name}" for name in told]
+            con.execute(
+                f"COPY (SELECT {', '.join(f'{cell} AS c{n}' for n, cell in enumerate(shown))} {rows}) "
+                f"TO {literal(str(body))} (FORMAT csv, HEADER false)"
+            )
+            with body.open("rb") as more:
+                shutil.copyfileobj(more, file)
+            if tables is not None:
+                plain = ", ".join([*(f"d.{quoted(name)}" for name in texts), *(f"p.{name}" for name in told)])
+                tables.write(con.sql(f"SELECT {plain} {rows}").to_arrow_table())
+            written += len(scored)
+        file.close()
+        if tables is None:
+            path.with_suffix(".parquet").unlink(missing_ok=True)  # it would tell of former predictions
+        else:
+            tables.close()
+            os.replace(columnar, path.with_suffix(".parquet"))
+        os.replace(part, path)
+    return written
+
+
+def join_scored_files(paths: Sequence[Path], target: Path, *, parquet: bool = False) -> None:
+    """Join scored files of one drop, in their order, whole or not at all; with `parquet` those beside them too."""
+    part, columnar = target.with_suffix(".part"), target.with_suffix(".parquet.part")
+    try:
+        with part.open("wb") as file:
+            for number, path in enumerate(paths):
+                with path.open("rb") as rows:
+                    if number:
+                        rows.seek(_heading_bytes(rows))
+                    shutil.copyfileobj(rows, file, 1 << 20)
+        if parquet:
+            _join_parquet([path.with_suffix(".parquet") for path in paths], columnar)
+            os.replace(columnar, target.with_suffix(".parquet"))
+        else:
+            target.with_suffix(".parquet").unlink(missing_ok=True)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+        columnar.unlink(missing_ok=True)
+
+
+def _heading_bytes(rows: BinaryIO) -> int:
+    """Where the first row begins; a delivered name may hold line ends, inside quotes."""
+    heading = rows.readline()
+    while heading.count(b'"') % 2:
+        heading += rows.readline()
+    return len(heading)
+
+
+def _join_parquet(paths: Sequence[Path], target: Path) -> None:
+    from pyarrow import parquet
+
+    with parquet.ParquetWriter(target, parquet.read_schema(paths[0]), compression="zstd") as writer:
+        for path in paths:
+            with parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches():
+                    writer.write_batch(batch)
+
+
+def _joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Batches joined to tables of some hundred thousand rows: as many as are well joined and written at once."""
+    kept: list[pa.RecordBatch] = []
+    for batch in batches:
+        kept.append(batch)
+        if sum(map(len, kept)) >= LEADS_AT_ONCE:
+            yield pa.Table.from_batches(kept)
+            kept = []
+    if sum(map(len, kept)):
+        yield pa.Table.from_batches(kept)
+
+
+class _Columnar:
+    """A Parquet file written in pieces, its first columns named as delivered (made unique where they are not)."""
+
+    def __init__(self, path: Path, header: tuple[str, ...], told: pa.Schema) -> None:
+        from pyarrow import parquet
+
+        names = [name or f"column_{place}" for place, name in enumerate(header, 1)]
+        twice = {name for name in names if names.count(name) > 1} | set(told.names)
+        texts = [f"{name}_{place}" if name in twice else name for place, name in enumerate(names, 1)]
+        self.schema = pa.schema([*((name, pa.string()) for name in texts), *told])
+        self.writer = parquet.ParquetWriter(path, self.schema, compression="zstd")
+
+    def __enter__(self) -> "_Columnar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, rows: pa.Table) -> None:
+        """Add rows: the delivered columns, then what was predicted."""
+        self.writer.write_table(rows.rename_columns(self.schema.names).cast(self.schema))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self.writer.close()
 
 
 def inert_cell(value: str) -> str:

@@ -1,1 +1,4 @@
-"""What comes later is held against what a model was taught: drift, and outcomes."""
+"""Watching: a drop is held against what the model was taught; and what comes later against what it said.
+
+In order: overlap, profiles, known_leads, aligning, codes, drift, trust, history, outcomes.
+"""

@@ -52,12 +52,13 @@ def history_row(
     is_newest_accepted: bool,
     blocked: str,
     warnings: Sequence[str],
+    psi: Mapping[str, float] | None,
 ) -> dict[str, Any]:
     """One delivery's row, with the columns of HISTORY.
 
     `delivery`: number, drop, content, file_name, status, reason, at (UTC). `figures` are those that the tables hold of
     this content; without them the `former` row keeps what was known of it. `blocked` is why a later step refused it,
-    `warnings` what was found unusual. In the table `psi` (by column) and `warnings` are JSON.
+    `warnings` what was found unusual, `psi` how far the shares of each column moved. In the table both are JSON.
     """
     known: dict[str, Any] = {name: (former or {}).get(name) for name in HISTORY.names}
     known |= {name: value for name, value in (figures or {}).items() if name in known}
@@ -81,5 +82,6 @@ def history_row(
         "state": state,
         "reason": reason or None,
         "warnings": list(warnings),
+        "psi": dict(psi) if psi is not None else None,
         "content": delivery["content"],
     }

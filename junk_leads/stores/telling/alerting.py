@@ -50,6 +50,8 @@ def _log(home: Home, line: str) -> None:
 
 def _post(url: str, content: dict[str, str]) -> str:
     """POST JSON, trying again for a while; returns what was wrong at last, or nothing. The address is a secret."""
+    if not url.lower().startswith(("http://", "https://")):
+        return "it is no address of http or https"
     problem = ""
     for attempt in range(TRIES):
         if attempt:

@@ -4,11 +4,12 @@ What lives here: the table of findings, in the ledger's file. What does not: the
 their findings are told (`steps/pages/findings.py`).
 """
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
@@ -24,6 +25,7 @@ CREATE TABLE IF NOT EXISTS findings (
     refuses     INTEGER NOT NULL,      -- whether it stopped the asset from being stored
     found       TEXT NOT NULL,
     expected    TEXT NOT NULL,
+    psi         TEXT NOT NULL,         -- JSON: by column, where a check measured it; else ''
     run_id      TEXT NOT NULL,
     found_at    REAL NOT NULL,         -- seconds since 1970
     PRIMARY KEY (drop_key, content, asset, check_name)
@@ -44,6 +46,7 @@ class Finding:
     refuses: bool
     found: str
     expected: str
+    psi: Mapping[str, float] = field(default_factory=dict)
     run_id: str = ""
     found_at: float = 0.0
 
@@ -79,8 +82,15 @@ class Findings:
         with self._open() as db:
             db.executemany(
                 "INSERT OR REPLACE INTO findings VALUES (:drop, :content, :asset, :check, :passed, :severity, "
-                ":refuses, :found, :expected, :run_id, :found_at)",
-                [{**asdict(finding), "found_at": finding.found_at or now} for finding in findings],
+                ":refuses, :found, :expected, :psi, :run_id, :found_at)",
+                [
+                    {
+                        **asdict(finding),
+                        "psi": json.dumps(finding.psi) if finding.psi else "",
+                        "found_at": finding.found_at or now,
+                    }
+                    for finding in findings
+                ],
             )
 
     def of(self, newest: Mapping[str, str]) -> list[Finding]:
@@ -98,9 +108,10 @@ class Findings:
         return sorted(kept, key=lambda f: (order[f.drop], f.found_at, f.asset, f.passed, f.check))
 
     def unusual(self) -> list[Finding]:
-        """Every finding that did not pass, oldest first."""
+        """Every finding that did not pass, or has measured how far shares moved, oldest first."""
+        told = "SELECT * FROM findings WHERE NOT passed OR psi <> '' ORDER BY found_at"
         with self._open() as db:
-            return [_finding(row) for row in db.execute("SELECT * FROM findings WHERE NOT passed ORDER BY found_at")]
+            return [_finding(row) for row in db.execute(told)]
 
 
 def _finding(row: sqlite3.Row) -> Finding:
@@ -114,6 +125,7 @@ def _finding(row: sqlite3.Row) -> Finding:
         refuses=bool(row["refuses"]),
         found=row["found"],
         expected=row["expected"],
+        psi=json.loads(row["psi"] or "{}"),
         run_id=row["run_id"],
         found_at=row["found_at"],
     )

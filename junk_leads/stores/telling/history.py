@@ -44,7 +44,8 @@ def collect_history(home: Home, con: duckdb.DuckDBPyConnection | None) -> list[d
             "at": datetime.fromtimestamp(d.updated, UTC),
         }
         blocked = [f"{f.asset}, {f.check}: {f.found}" for f in found if f.refuses]
-        warned = [f"{f.asset}, {f.check}: {f.found}" for f in found if not f.refuses]
+        warned = [f"{f.asset}, {f.check}: {f.found}" for f in found if not f.refuses and not f.passed]
+        psi = next((f.psi for f in reversed(found) if f.psi), None)
         rows.append(
             history_row(
                 delivery,
@@ -53,6 +54,7 @@ def collect_history(home: Home, con: duckdb.DuckDBPyConnection | None) -> list[d
                 is_newest_accepted=newest.get(d.drop) == d.number,
                 blocked="; ".join(blocked),
                 warnings=warned,
+                psi=psi,
             )
         )
     return rows
@@ -105,6 +107,7 @@ _FACTS = {
     "delivered_drops": f"SELECT drop, content, {_READ} FROM delivered_drops",
     "cleaned_leads": f"SELECT drop, content, row_count AS kept FROM {HOLDINGS} WHERE table_name = 'cleaned_leads'",
     "known_leads": _held("known_leads", "known_leads, known_labelled_leads").format("cleaned_leads"),
+    "drop_trust": _held("drop_trust", "psi, nullif(code_map, '') AS code_map").format("encoded_features"),
     "prediction_summary": _held(
         "prediction_summary", "share_of_ones, grade_a, grade_b, grade_c, grade_d, model_version"
     ).format("prediction_summary"),

@@ -46,10 +46,7 @@ def rows_and_parts(
         parts: list[dict[str, object]] = []
         if isinstance(output, MadeTable):
             (drop,) = drops or ()
-            parts = [
-                {**_row(con, part), "drop": drop}
-                for part in output.parts
-            ]
+            parts = [{**_row(con, part), "drop": drop} for part in output.parts]
             told[table] = relation_of(con, output).limit(0)
         else:
             told[table] = output
@@ -86,7 +83,9 @@ def with_parts(
         return rows
     given = [] if drops is None else [list(drops)]
     among = "" if drops is None else "WHERE drop IN (SELECT unnest(?::VARCHAR[]))"
-    found = con.execute(f"SELECT drop, path FROM {quoted(table + SUFFIX)} {among} ORDER BY drop, shard", given).fetchall()
+    found = con.execute(
+        f"SELECT drop, path FROM {quoted(table + SUFFIX)} {among} ORDER BY drop, shard", given
+    ).fetchall()
     if not found:
         return rows
     parts = read_parts(con, [_place(con, path) for _, path in found])
@@ -114,11 +113,7 @@ def sweep(con: duckdb.DuckDBPyConnection, table: str, drop: str, made: MadeTable
     if not made.parts:
         return
     folder = Path(made.parts[0].path).parents[1]  # below it first_lead=<n>/part-<shard>.parquet
-    named = {
-        Path(part.path).parents[1].name
-        for kept in (table, FORMER + table)
-        for part in parts_of(con, kept, drop)
-    }
+    named = {Path(part.path).parents[1].name for kept in (table, FORMER + table) for part in parts_of(con, kept, drop)}
     for other in folder.parent.iterdir():
         if other.name not in named:
             shutil.rmtree(other, ignore_errors=True)
@@ -136,4 +131,6 @@ def _place(con: duckdb.DuckDBPyConnection, noted: str) -> str:
 
 
 def _root(con: duckdb.DuckDBPyConnection) -> Path:
-    return Path(con.execute("SELECT path FROM duckdb_databases() WHERE NOT internal AND path IS NOT NULL").fetchall()[0][0]).parent
+    return Path(
+        con.execute("SELECT path FROM duckdb_databases() WHERE NOT internal AND path IS NOT NULL").fetchall()[0][0]
+    ).parent

@@ -1,0 +1,120 @@
+"""Leads that stand in two deliveries, and which codes they carry in each.
+
+What lives here: finding a drop's leads among those that a model learned from, by all but their codes and label. What
+does not: what follows from it (`trust.py`, `codes.py`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import duckdb
+
+from junk_leads.steps.sql import quoted
+from junk_leads.steps.watching.profiles import CODES, NONE_GIVEN, ONE_OF_THE_RARE
+
+_COUNTS = ("total_leads_droppped", "referred_lead")
+_DAYS_APART = (-1, 1)  # leads that agree in all but the day are alike by chance alone
+_MOST_CHANCE = 0.1  # share of matches by chance from which the city itself has to agree, not its tier
+
+
+@dataclass(frozen=True)
+class KnownLeads:
+    """Leads of a drop that were known before: `leads` of them, about `by_chance` of which are not the same lead.
+
+    `codes`: by column the leads of each (code delivered, code known); `changed` leads carry another code in any column.
+    """
+
+    leads: int = 0
+    by_chance: float = 0.0
+    changed: int = 0
+    codes: Mapping[str, Mapping[tuple[str, str], int]] = field(default_factory=dict)
+
+    @property
+    def chance_share(self) -> float:
+        """About which share of the leads is matched by chance, 0 to 1."""
+        return min(1.0, self.by_chance / self.leads) if self.leads else 0.0
+
+    def changed_share(self, column: str | None = None) -> float:
+        """The share of leads that carry another code, in a column or in any; what chance matches add is taken off."""
+        if not self.leads:
+            return 0.0
+        of_column = self.codes.get(column or "", {})
+        changed = self.changed if column is None else sum(n for pair, n in of_column.items() if _differ(*pair))
+        return max(0.0, changed / self.leads - self.chance_share)
+
+
+def _differ(now: str, then: str) -> bool:
+    return now not in (then, ONE_OF_THE_RARE)
+
+
+def known_leads(
+    con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation, before: duckdb.DuckDBPyRelation
+) -> KnownLeads:
+    """The cleaned leads that stand among cleaned leads of `before`: the same second, city, counts and interactions.
+
+    A lead counts when nothing else of its delivery looks like it. A city counts as its tier (some deliveries hold
+    another city of the tier) while few leads agree by chance.
+    """
+    found = _matched(con, leads, before, ("city_tier", "is_city_missing"))
+    if found.chance_share > _MOST_CHANCE:
+        return _matched(con, leads, before, ("city_mapped",))
+    return found
+
+
+def _matched(
+    con: duckdb.DuckDBPyConnection,
+    leads: duckdb.DuckDBPyRelation,
+    before: duckdb.DuckDBPyRelation,
+    city: tuple[str, ...],
+) -> KnownLeads:
+    plain = {"drop", "lead_number", "created_date", "city_mapped", "city_tier", "is_city_missing", *CODES, *_COUNTS}
+    names = [name for name in leads.columns if name not in plain and name != "app_complete_flag"]
+    interactions = " + ".join(f"coalesce({quoted(name)}, 0)::BIGINT" for name in names) or "0"
+    key = ["created_date", *city, *_COUNTS]
+    columns = ", ".join(map(quoted, key))
+    codes = ", ".join(f"coalesce({quoted(name)}, '{NONE_GIVEN}') AS {quoted(name)}" for name in CODES)
+    lone = ", ".join(f"any_value({quoted(name)}) AS {quoted(name)}" for name in CODES)
+    single = "SELECT {key}, interactions, {lone} FROM {table} GROUP BY ALL HAVING count(*) = 1"
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE matching_leads AS "
+        f"SELECT {columns}, {codes}, ({interactions}) AS interactions FROM leads"
+    )
+    con.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE matching_before AS
+        WITH days AS (SELECT unnest([0, {", ".join(map(str, _DAYS_APART))}]) AS days),
+        wanted AS (SELECT DISTINCT created_date + to_days(days::INTEGER) AS created_date FROM matching_leads, days),
+        there AS (
+            SELECT {columns}, {codes}, ({interactions}) AS interactions
+            FROM before SEMI JOIN wanted USING (created_date)
+        )
+        {single.format(key=columns, lone=lone, table="there")}
+        """
+    )
+    same = " AND ".join(
+        f"a.{quoted(name)} IS NOT DISTINCT FROM b.{quoted(name)}" for name in (*key[1:], "interactions")
+    )
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE matching_lone AS {single.format(key=columns, lone=lone, table='matching_leads')}"
+    )
+    pairs = ", ".join(f"a.{quoted(name)} AS now_{n}, b.{quoted(name)} AS then_{n}" for n, name in enumerate(CODES))
+    rows = con.sql(
+        f"SELECT {pairs}, count(*) FROM matching_lone a JOIN matching_before b "
+        f"ON a.created_date = b.created_date AND {same} GROUP BY ALL"
+    ).fetchall()
+    chance = 0
+    for days in _DAYS_APART:
+        ((n,),) = con.sql(
+            f"SELECT count(*) FROM matching_lone a JOIN matching_before b "
+            f"ON a.created_date + to_days({days}) = b.created_date AND {same}"
+        ).fetchall()
+        chance += n
+    found: dict[str, dict[tuple[str, str], int]] = {column: {} for column in CODES}
+    changed = total = 0
+    for *codes_of_both, n in rows:
+        both = list(zip(codes_of_both[::2], codes_of_both[1::2], strict=True))
+        total += n
+        changed += n * any(_differ(*pair) for pair in both)
+        for column, pair in zip(CODES, both, strict=True):
+            found[column][pair] = found[column].get(pair, 0) + n
+    return KnownLeads(total, chance / len(_DAYS_APART), changed, found)

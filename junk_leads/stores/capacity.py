@@ -1,0 +1,87 @@
+"""What a machine gives: how much memory may be used, and whether the disk holds what a drop needs.
+
+What lives here: the setting JUNK_LEADS_MEMORY_LIMIT as DuckDB takes it, and the estimate before a drop is read. What
+does not: what is done with a drop that does not fit, which is left as it is.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from junk_leads.errors import CapacityExceeded
+
+MEMORY_VARIABLE = "JUNK_LEADS_MEMORY_LIMIT"
+# The program itself with what it imports (0.5 GB), and what it holds of kinds and of a piece of a file.
+BESIDES_DUCKDB = 10**9
+LEAST_MEMORY = 15 * 10**8
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+# How many times its own size a file needs on disk, measured with generated leads (docs/performance.md): its copy and
+# its tables, and what DuckDB puts aside when memory is short; scored, the CSV with its reasons as well.
+DISK_TO_READ, DISK_TO_SCORE = 4.0, 11.0
+GZIPPED = 8.0  # a CSV of leads shrinks to an eighth
+ALWAYS_LEFT = 50 * 10**6  # bytes that nothing takes
+
+
+def memory_limit() -> int | None:
+    """The bytes that DuckDB may use, of the environment's setting; None when there is none (DuckDB's own default).
+
+    Raises CapacityExceeded when the setting is no amount of memory, or too small to work with.
+    """
+    text = os.environ.get(MEMORY_VARIABLE, "").strip()
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?B)", text.upper())
+    if not found:
+        raise CapacityExceeded(f"{MEMORY_VARIABLE} is {text!r}, which is no amount of memory; write one like 8GB")
+    given = int(float(found[1]) * _UNITS[found[2]])
+    if given < LEAST_MEMORY:
+        raise CapacityExceeded(
+            f"{MEMORY_VARIABLE} is {text}, too little to work with; give it {told(LEAST_MEMORY)} or more"
+        )
+    return given - BESIDES_DUCKDB
+
+
+def limit_memory(con: duckdb.DuckDBPyConnection) -> None:
+    """Set the limit on a connection's database; what does not fit is put aside on disk, beside the warehouse."""
+    limit = memory_limit()
+    if limit is not None:
+        con.execute(f"SET memory_limit = '{limit}B'")
+
+
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """DuckDB out of memory, or out of disk for what it puts aside, as a CapacityExceeded in one line."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        limit = os.environ.get(MEMORY_VARIABLE, "").strip()
+        what = f"{MEMORY_VARIABLE} is {limit}" if limit else f"{MEMORY_VARIABLE} is not set"
+        raise CapacityExceeded(
+            f"the memory that DuckDB may use was not enough ({what}); nothing was stored: give it more, deliver the "
+            "leads in several files, or free disk space below the home"
+        ) from error
+
+
+def refuse_without_room(home: Path, file: Path, *, scored: bool) -> None:
+    """Raise CapacityExceeded, before anything is written, unless the home's disk has room for what a file will need."""
+    size = file.stat().st_size * (GZIPPED if file.name.lower().endswith(".gz") else 1.0)
+    needed = size * (DISK_TO_SCORE if scored else DISK_TO_READ)
+    free = shutil.disk_usage(home).free - ALWAYS_LEFT
+    if needed > free:
+        raise CapacityExceeded(
+            f"the disk of {home} has {told(max(free, 0))} free, {'scoring' if scored else 'reading'} a file of "
+            f"{told(file.stat().st_size)} may need {told(needed)}; nothing was changed: free some space and try again"
+        )
+
+
+def told(size: float) -> str:
+    """An amount of bytes for people."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
+        if size >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return f"{size / 1000:,.0f} KB"
