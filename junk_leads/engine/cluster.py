@@ -113,7 +113,8 @@ class _Cluster:
         last_well = time.monotonic()
         while True:
             try:
-                distributed.wait(futures, timeout=1)
+                with self.client.as_current():
+                    distributed.wait(futures, timeout=1)
                 return
             except TimeoutError:
                 gone = self._what_is_gone()

@@ -35,7 +35,7 @@ LooksByFrame = dict[str, Looks]  # what the checks of a table look at, by the na
 
 @dataclass(frozen=True)
 class ReadShard:
-    """A shard as it was read: `leads` is its part, numbered from 1; `rejected` as in Reading, in the shard's own lines."""
+    """A shard as it was read: `leads` is its part, numbered from 1; `rejected` as in Reading, by the shard's lines."""
 
     leads: Part
     rejected: pa.Table

@@ -173,6 +173,6 @@ def _storage_told(asked: str) -> Iterator[None]:
         why = getattr(error, "strerror", None) or str(error).strip().splitlines()[:1] or [type(error).__name__]
         why = why if isinstance(why, str) else why[0]
         raise StorageUnavailable(
-            f"the storage of {asked!r} cannot be read ({why[:200]}); nothing was changed: every worker must see it under "
-            "this name, try again when it is there"
+            f"the storage of {asked!r} cannot be read ({why[:200]}); nothing was changed: every worker must see it "
+            "under this name, try again when it is there"
         ) from error

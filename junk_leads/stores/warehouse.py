@@ -12,18 +12,18 @@ from pathlib import Path
 
 import duckdb
 
+from junk_leads.engine.drops import MadeTable
 from junk_leads.engine.table_parts import (
     FORMER,
     SUFFIX,
-    MadeTable,
     Output,
     count_rows_in_parts,
-    has_table,
     rows_and_parts,
     show_parts,
     sweep,
     with_parts,
 )
+from junk_leads.engine.table_parts import has_table as has_table
 from junk_leads.errors import DropUnknown, WarehouseUnavailable
 from junk_leads.steps.sql import quoted
 from junk_leads.stores.capacity import limit_memory, memory_limit, memory_told

@@ -7,7 +7,7 @@ What does not: the steps themselves (`steps/`) and the expectations (`reference/
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import dagster as dg
 import duckdb
@@ -49,6 +49,7 @@ from junk_leads.stores.warehouse import has_table, holds, rows_of, store, take_b
 SCHEMA = lead_schema()
 GROUP = DATA_PIPELINE
 REJECTED_SHOWN = 50  # rows in the catalogue; all are in the table
+Read: TypeAlias = Reading | ReadDrop
 _MEND = "mend the file and deliver it again"
 
 
@@ -143,7 +144,7 @@ def _refuse(
     warehouse: Warehouse,
     delivery: Delivery,
     refused: DropRefused,
-    reading: Reading | ReadDrop | None = None,
+    reading: Read | None = None,
 ) -> None:
     """Refuse a delivery: the drop's former one is back in the tables before the file goes to `quarantine/`.
 
@@ -211,9 +212,9 @@ def _judge(home: HomeResource, warehouse: Warehouse, drop: str, results: list[dg
 
 def _read(
     con: duckdb.DuckDBPyConnection, delivery: Delivery, engine: EngineResource, work: Making
-) -> tuple[Reading | ReadDrop, list[dg.AssetCheckResult]]:
+) -> tuple[Read, list[dg.AssetCheckResult]]:
     _refuse_changed(delivery)
-    reading: Reading | ReadDrop
+    reading: Read
     if engine.takes(delivery):
         looks, shards = looks_of(load_suite("raw_leads")), engine.shards(delivery)
         reading = read_drop(con, work, shards, drop=delivery.drop, folder=work.folder, looks=looks)
@@ -222,7 +223,7 @@ def _read(
     return reading, raw_leads_checks(con, reading)
 
 
-def raw_leads_checks(con: duckdb.DuckDBPyConnection, reading: Reading | ReadDrop) -> list[dg.AssetCheckResult]:
+def raw_leads_checks(con: duckdb.DuckDBPyConnection, reading: Read) -> list[dg.AssetCheckResult]:
     """The checks of raw_leads, over a file as read, or the shards of a drop."""
     frames: dict[str, Frame] = {
         "header": _named(reading.header),
@@ -277,9 +278,7 @@ def _refused_result(delivery: Delivery, refused: DropRefused) -> dg.AssetCheckRe
     return results[0]._replace(metadata={**results[0].metadata, **told})
 
 
-def _delivered(
-    con: duckdb.DuckDBPyConnection, delivery: Delivery, reading: Reading | ReadDrop
-) -> duckdb.DuckDBPyRelation:
+def _delivered(con: duckdb.DuckDBPyConnection, delivery: Delivery, reading: Read) -> duckdb.DuckDBPyRelation:
     """One row about the file behind a drop: its table is `delivered_drops`."""
     return con.sql(
         "SELECT ? AS drop, ? AS file_name, ? AS content, ?::VARCHAR[] AS header, ?::BOOLEAN AS labelled, "
@@ -296,7 +295,7 @@ def _delivered(
     )
 
 
-def _metadata(delivery: Delivery, reading: Reading | ReadDrop) -> dict[str, Any]:
+def _metadata(delivery: Delivery, reading: Read) -> dict[str, Any]:
     return {
         "file": delivery.file_name,
         "labelled": reading.labelled,

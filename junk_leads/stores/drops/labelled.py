@@ -65,6 +65,6 @@ def counts_of(
     if stored or not found:
         found.append(rows_of(con, COUNTS, stored))
     counts, *others = found
-    for other in others:
+    for other in others:  # noqa: B007  named in the SQL below
         counts = con.sql("SELECT * FROM counts UNION ALL BY NAME SELECT * FROM other")
     return counts
