@@ -20,7 +20,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/bench.py $(if $(ROWS),--rows $(ROWS))
 
 bench-quality: $(INSTALLED)
 	$(BIN)/python benchmarks/bench_quality.py $(LEADS)

@@ -4,6 +4,7 @@ What lives here: running the three by turns as whole processes, and the table of
 What does not: the yardsticks themselves (`published_way.py`, `floor.py`).
 
     python benchmarks/bench.py [--rows 240000] [--rounds 3]
+    python benchmarks/bench.py --growth --rows 240000 2400000     the product alone, on files of several sizes
 """
 
 import argparse
@@ -18,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from measuring import tree_cost
+
 HERE = Path(__file__).resolve().parent
 PIPELINE = ("raw_leads", "cleaned_leads", "interaction_groups", "encoded_features")
 
@@ -25,9 +28,14 @@ PIPELINE = ("raw_leads", "cleaned_leads", "interaction_groups", "encoded_feature
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=240_000)
+    parser.add_argument("--rows", type=int, nargs="+", default=[240_000])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--growth", action="store_true", help="the product alone: time, memory and disk by size")
     given = parser.parse_args()
+    if given.growth or len(given.rows) > 1:
+        _print_growth(given.rows, given.rounds)
+        return
+    (given.rows,) = given.rows
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         leads, new = folder / "history.csv", folder / "new.csv"
@@ -37,6 +45,42 @@ def main() -> None:
         print(f"{given.rows:,} generated leads, {given.rounds} rounds, medians; seconds, peak memory in MB\n")
         _print_table(rounds)
         _compare(folder / "0")
+
+
+def _print_growth(sizes: list[int], rounds: int) -> None:
+    """Whole processes on files of several sizes: seconds, peak memory of the process tree, what is left on disk."""
+    print(f"generated leads, {rounds} rounds, medians\n")
+    print(f"{'':10}{'leads':>14}{'seconds':>10}{'processor':>11}{'memory MB':>11}{'disk MB':>9}{'x linear':>10}")
+    former: dict[str, tuple[int, float]] = {}
+    for rows in sizes:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            leads, new = folder / "history.csv", folder / "new.csv"
+            _generate(leads, rows)
+            _generate(new, rows, "--unlabelled", "--seed", "2")
+            told: dict[str, list[tuple[float, float, float, float]]] = {}
+            for number in range(rounds):
+                home = folder / str(number)
+                for command, arguments in commands_of(leads, new):
+                    cost = tree_cost([*_junk_leads(), *arguments], {"JUNK_LEADS_HOME": str(home)})
+                    on_disk = sum(path.stat().st_size for path in home.rglob("*") if path.is_file()) / 1e6
+                    told.setdefault(command, []).append((*cost, on_disk))
+        for command, costs in told.items():
+            seconds, processor, memory, disk = (statistics.median(values) for values in zip(*costs, strict=True))
+            smaller, its = former.get(command, (rows, seconds))
+            times = seconds / its / (rows / smaller)
+            print(f"{command:10}{rows:14,}{seconds:10.1f}{processor:11.1f}{memory:11.0f}{disk:9.0f}{times:10.2f}")
+            former[command] = (rows, seconds)
+
+
+def commands_of(leads: Path, new: Path) -> list[tuple[str, list[str]]]:
+    """What is measured, in order."""
+    return [
+        ("ingest", ["ingest", str(leads)]),
+        ("train", ["train"]),
+        ("promote", ["models", "promote", "1", "--to", "production"]),
+        ("score", ["score", str(new)]),
+    ]
 
 
 def _generate(path: Path, rows: int, *more: str) -> None:
@@ -59,14 +103,8 @@ def _round(folder: Path, leads: Path, new: Path) -> dict[str, float]:
         figures[f"{yardstick} whole"] = wall
         figures[f"{yardstick} memory"] = told["peak_memory_mb"]
     home = {"JUNK_LEADS_HOME": str(folder / "home")}
-    for command, arguments in (
-        ("ingest", [str(leads)]),
-        ("train", []),
-        ("promote", ["1", "--to", "production"]),
-        ("score", [str(new)]),
-    ):
-        words = ["models", "promote"] if command == "promote" else [command]
-        _, wall, memory = _run([*_junk_leads(), *words, *arguments], home)
+    for command, arguments in commands_of(leads, new):
+        _, wall, memory = _run([*_junk_leads(), *arguments], home)
         figures[f"product {command}"] = wall
         figures[f"product {command} memory"] = memory
     for asset, seconds in _materialisations(Path(home["JUNK_LEADS_HOME"])).items():

@@ -6,10 +6,13 @@ work on leads (each script does all of its own), nor medians and ratios (those a
 
 import argparse
 import json
+import os
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
 REFERENCE = Path(__file__).resolve().parents[1] / "junk_leads" / "reference"
 Levels = dict[str, list[str]]
@@ -48,6 +51,37 @@ def peak_memory_mb() -> float:
 
         return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
     return round(next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024, 1)
+
+
+def tree_cost(command: list[str], environment: dict[str, str]) -> tuple[float, float, float]:
+    """Run a command; returns its seconds, the processor seconds and the peak memory in MB of it and all that it starts.
+
+    Memory is looked at ten times a second, pages that processes share counted for each. Ends this process when the
+    command fails.
+    """
+    start, before = perf_counter(), os.times()
+    with tempfile.TemporaryFile() as told:
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=told, stderr=told)
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, _memory_mb(process.pid))
+            sleep(0.1)
+        if process.returncode:
+            told.seek(0)
+            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {told.read().decode()[-300:]}")
+    after = os.times()
+    processor = after.children_user + after.children_system - before.children_user - before.children_system
+    return perf_counter() - start, processor, peak
+
+
+def _memory_mb(pid: int) -> float:
+    """What a process and those below it hold now, in MB; 0 of what has ended meanwhile."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except OSError:
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20 + sum(_memory_mb(int(child)) for child in children)
 
 
 def arguments(about: str) -> tuple[Path, Path, Levels | None]:

@@ -24,6 +24,7 @@ PACKAGE = CHECKOUT / "junk_leads"
 ROOMS = {
     "errors.py": "The errors a person may see, each one plain line.",
     "home.py": "The folders and files below one root.",
+    "capacity.py": "What a machine gives: the memory limit, and room on the disk looked for before a drop is read.",
     "reference/": "Facts as data: schema, tiers, groups, parameters, suites; `reference.py` loads them.",
     "steps/sql.py": "Names as SQL takes them.",
     "steps/boosting.py": "LightGBM, one call at a time in a process.",

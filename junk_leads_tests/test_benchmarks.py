@@ -193,3 +193,45 @@ def test_fault_46_four_processes_that_ingest_at_once_on_a_fresh_home_all_succeed
     done = tortured("first_starts", "--times", "1")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert done.stdout.startswith("first_starts: 1 times, 0 failed, ")
+
+
+def test_the_cost_of_a_command_is_that_of_all_that_it_starts() -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import measuring, json; "
+        "held = 'x = bytearray(150_000_000); import time; time.sleep(0.6)'; "
+        "print(json.dumps(measuring.tree_cost([sys.executable, '-c', 'import subprocess, sys; "
+        'subprocess.run([sys.executable, "-c", sys.argv[1]])\', held], {})))'
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, CHECKOUT / "benchmarks"], capture_output=True, text=True, check=True
+    )
+    seconds, processor, memory = json.loads(done.stdout)
+    assert seconds >= 0.6
+    assert processor > 0
+    assert 150 < memory < 400
+
+
+def test_growth_is_told_of_each_command_and_size() -> None:
+    command = [sys.executable, CHECKOUT / "benchmarks" / "bench.py", "--growth", "--rounds", "1", "--rows", "2500"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split()[:2] for line in done.stdout.splitlines()[3:]]
+    assert lines == [[name, "2,500"] for name in ("ingest", "train", "promote", "score")]
+
+
+def test_a_home_of_many_drops_costs_what_it_is_told_to() -> None:
+    command = [
+        sys.executable,
+        CHECKOUT / "benchmarks" / "bench_drops.py",
+        "--drops",
+        "3",
+        "6",
+        "--rounds",
+        "1",
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert list(figures) == ["3", "6"]
+    assert all(cost > 0 for costs in figures.values() for cost in costs.values())

@@ -5,11 +5,13 @@ What the pipelines themselves make is tested in `test_pipelines.py`.
 
 import csv
 import gzip
+import io
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from os import environ
 from pathlib import Path
@@ -20,6 +22,8 @@ import typer
 from typer.core import TyperGroup
 
 from junk_leads import cli
+from junk_leads.cli.speaking import answer_each, named
+from junk_leads.defs.after_runs import renew_history
 from junk_leads.home import Home
 from junk_leads.steps.leads.generating import write_leads
 from junk_leads_tests.conftest import DELIVERED, SCHEMA, Outcome, Trained, copied_home, run_command
@@ -385,3 +389,50 @@ def test_the_installed_command_keeps_everything_in_data_of_the_current_folder(tm
     assert {"warehouse.duckdb", "ledger.db", "archive", "dagster"} <= {
         path.name for path in (tmp_path / "data").iterdir()
     }
+
+
+# Many files at once
+
+
+def test_a_pattern_that_no_shell_took_apart_names_its_files_and_a_name_with_brackets_itself(tmp_path: Path) -> None:
+    for name in ("b.csv", "a.csv", "x[1].csv", "x1.csv"):
+        (tmp_path / name).touch()
+    assert [path.name for path in named([tmp_path / "[ab].csv"])] == ["a.csv", "b.csv"]
+    assert [path.name for path in named([tmp_path / "x[1].csv"])] == ["x[1].csv"]
+    assert named([tmp_path / "gone.csv"]) == [tmp_path / "gone.csv"]
+
+
+def test_a_pattern_of_no_file_is_one_plain_line_and_nothing_is_made(tmp_path: Path) -> None:
+    for command in ("ingest", "score"):
+        done = run_command(command, tmp_path / "*.csv", home=Home(tmp_path / "home"))
+        assert (done.code, done.out) == (1, "")
+        assert done.failures == [f"there is no file like '{tmp_path}/*.csv'; check the folder and the pattern"]
+    assert not (tmp_path / "home").exists()
+
+
+def test_many_files_are_ingested_by_one_command_and_the_history_is_renewed_once(
+    home: Home, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from junk_leads.running import launching
+
+    renewed = []
+    monkeypatch.setattr(launching, "renew_history", lambda *told: renewed.append(renew_history(*told)))
+    files = [write_csv(f"day{n}.csv", {"city_mapped": f"city {n}"}) for n in range(3)]
+    done = run_command("ingest", files[0].parent / "day*.csv", "--json")
+    assert (done.code, done.failures) == (0, [])
+    assert [(drop["drop"], drop["kept"]) for drop in done.json["drops"]] == [(f"day{n}", 1) for n in range(3)]
+    assert [[row["drop"] for row in rows] for rows in renewed] == [["day0", "day1", "day2"]]
+    assert "data_pipeline of" not in done.err
+
+
+def test_on_a_terminal_many_files_are_one_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal, out = Terminal(), io.StringIO()
+    with redirect_stderr(terminal), redirect_stdout(out):
+        answer_each(["a", "b"], lambda one: {"drop": one}, lambda drop: drop["drop"], as_json=True)
+    assert json.loads(out.getvalue()) == {"drops": [{"drop": "a"}, {"drop": "b"}]}
+    assert "drops" in terminal.getvalue()
+    assert "2/2" in terminal.getvalue()

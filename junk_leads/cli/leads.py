@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from junk_leads.cli.speaking import FILES, Files, Json, Scheduler, answer, answer_each, opened_platform
+from junk_leads.cli.speaking import FILES, Files, Json, OneDrop, Scheduler, answer, answer_each, named, opened_platform
 
 
 class FileFormat(StrEnum):
@@ -20,10 +20,11 @@ class FileFormat(StrEnum):
     parquet = "parquet"
 
 
-def ingest(files: Files, scheduler: Scheduler = None, as_json: Json = False) -> None:
+def ingest(files: Files, one_drop: OneDrop = False, scheduler: Scheduler = None, as_json: Json = False) -> None:
     """Read, check and clean CSV files into the warehouse: the data pipeline."""
-    with opened_platform(scheduler) as platform:
-        answer_each(files, platform.ingest, _ingested, as_json=as_json)
+    asked = files if one_drop else named(files)
+    with opened_platform(scheduler) as platform, platform.among(len(asked)) as each:
+        answer_each(asked, each.ingest, _ingested, as_json=as_json)
 
 
 def _ingested(drop: dict[str, Any]) -> str:
@@ -43,6 +44,7 @@ def score(
         bool, typer.Option("--accept-drift", help="Also a drop that cannot be trusted; give the reason with --why.")
     ] = False,
     why: Annotated[str, typer.Option(help="The reason for --accept-drift, kept.")] = "",
+    one_drop: OneDrop = False,
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
@@ -50,11 +52,12 @@ def score(
     if accept_drift != bool(why.strip()):
         raise typer.BadParameter("--accept-drift and its reason, --why REASON, go together")
     accepting = why if accept_drift else None
-    with opened_platform(scheduler) as platform:
+    asked = files if one_drop else named(files)
+    with opened_platform(scheduler) as platform, platform.among(len(asked)) as each:
         platform.registry.champion_version()
         answer_each(
-            files,
-            lambda file: platform.score(file, out, parquet=file_format is FileFormat.parquet, accept_drift=accepting),
+            asked,
+            lambda file: each.score(file, out, parquet=file_format is FileFormat.parquet, accept_drift=accepting),
             _scored,
             as_json=as_json,
         )

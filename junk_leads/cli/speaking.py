@@ -5,8 +5,11 @@ What lives here: what every command shares. What does not: any command.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from glob import glob
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -20,10 +23,13 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 FILES = (
-    "CSV files (also .csv.gz), copied, never moved or changed. A folder, a quoted pattern or an address (s3://...) is "
-    "one drop in shards, CSV or Parquet, which stay where they are."
+    "CSV files (also .csv.gz), copied, never moved or changed. A folder, or an address (s3://...), is one drop in shards, "
+    "CSV or Parquet, which stay where they are."
 )
 Files = Annotated[list[str], typer.Argument(help=FILES)]
+OneDrop = Annotated[
+    bool, typer.Option("--one-drop", help="The files of a quoted pattern are the shards of one drop, not a drop each.")
+]
 Scheduler = Annotated[
     str | None,
     typer.Option(envvar=SCHEDULER_VARIABLE, help="tcp://HOST:PORT of a Dask scheduler whose workers do the work."),
@@ -31,9 +37,33 @@ Scheduler = Annotated[
 Asked = TypeVar("Asked")
 
 
+_OVER_A_BAR = "\r\x1b[K"  # from the line's start, which is then empty
+
+
 def tell(line: str) -> None:
     """Progress, on stderr."""
-    typer.echo(f"… {line}", err=True)
+    typer.echo(f"{_OVER_A_BAR if sys.stderr.isatty() else ''}… {line}", err=True)
+
+
+def named(files: Sequence[str | Path]) -> list[str | Path]:
+    """The files that are meant: each as it is named, or those that it is a pattern of where there is none of that name.
+
+    Raises JunkLeadsError for a pattern of no file.
+    """
+    found: list[str | Path] = []
+    for name in files:
+        if "://" in str(name):
+            found.append(name)
+            continue
+        file = Path(name)
+        if file.exists() or not set(str(file)) & set("*?["):
+            found.append(file)
+            continue
+        matching = sorted(Path(match) for match in glob(str(file)))
+        if not matching:
+            raise JunkLeadsError(f"there is no file like {str(file)!r}; check the folder and the pattern")
+        found.extend(matching)
+    return found
 
 
 def refuse(line: str) -> None:
@@ -58,17 +88,28 @@ def answer_each(
     Ends with exit code 1 when any was refused.
     """
     done, refused = [], []
-    for one in asked:
-        try:
-            done.append(work(one))
-        except JunkLeadsError as error:
-            refused.append(str(error))
+    with _bar_of(asked) as each:
+        for one in each:
+            try:
+                done.append(work(one))
+            except JunkLeadsError as error:
+                refused.append(str(error))
     if done or as_json:
         answer(as_json, {"drops": done}, "\n".join(map(told, done)))
     for line in refused:
         refuse(line)
     if refused:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _bar_of(asked: Sequence[Asked]) -> Iterator[Iterable[Asked]]:
+    """What was asked for, one after the other, with a progress bar on a terminal when it is more than one."""
+    if len(asked) < 2 or not sys.stderr.isatty():
+        yield asked
+        return
+    with typer.progressbar(asked, label="drops", show_pos=True, file=sys.stderr) as bar:
+        yield bar
 
 
 @contextmanager

@@ -18,12 +18,12 @@ from typing import Any
 import dagster as dg
 import duckdb
 
+from junk_leads.capacity import memory_told
 from junk_leads.defs.expectations import Evidence, Frame, Suite, load_suite, validate
 from junk_leads.defs.recovery import skip_checks
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.steps.pages.sentences import found_sentence, percent
-from junk_leads.stores.capacity import memory_told
 from junk_leads.stores.ledger import Ledger
 from junk_leads.stores.telling.findings import Finding, Findings
 

@@ -10,7 +10,8 @@ A suite file is a list of expectations. Each has Great Expectations' own `type` 
   columns   instead of kwargs.column: names, or `role:<role>,...`, one expectation for each
             (a name or value like `consumer:blocks` stands for a fact that is only known at run time)
   severity  ERROR (the default) or WARN;  blocking  a failure stops the asset from being stored
-  told      what to say of a value that is not as expected: {n}, {percent}, {most}, {most_percent}
+  told      what to say of values that are not as expected: {n} of {of}, {percent}, {most_percent}; n is the value
+            itself of an account of one row
 """
 
 import json

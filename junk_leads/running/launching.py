@@ -9,13 +9,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from junk_leads.defs.after_runs import after_run
+from junk_leads.capacity import refuse_without_room
+from junk_leads.defs.after_runs import after_run, renew_history
 from junk_leads.defs.checks import found_by
 from junk_leads.defs.jobs import EXPERIMENT_ASSETS, TRAINING_ASSETS
 from junk_leads.defs.labelled_drops import to_train
@@ -34,7 +35,6 @@ from junk_leads.steps.learning.gating import Verdict
 from junk_leads.steps.pages.profiling import refuse_without_profiler, write_profile
 from junk_leads.steps.watching.codes import Proposal
 from junk_leads.stores import promotion
-from junk_leads.stores.capacity import refuse_without_room
 from junk_leads.stores.drops.code_maps import CodeMap, write_codes
 from junk_leads.stores.drops.labelled import labelled_drops
 from junk_leads.stores.drops.trusting import propose_codes, warnings_of
@@ -54,6 +54,19 @@ class Platform(OfHome):
     definitions: dg.Definitions
     instance: dg.DagsterInstance
     progress: Progress
+    follows: bool = True  # whether each run is told of, and what follows it done at once
+
+    @contextmanager
+    def among(self, drops: int) -> Iterator["Platform"]:
+        """The platform for a number of drops: the history, which is of all drops, is renewed once, after the last."""
+        if drops < 2:
+            yield self
+            return
+        try:
+            yield replace(self, follows=False)
+        finally:
+            with self._told_if_not_renewed():
+                renew_history(self.home, self.instance)
 
     def launch(
         self,
@@ -68,7 +81,8 @@ class Platform(OfHome):
         config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
         if ops:
             config["ops"] = dict(ops)
-        self.progress(f"{job}{f' of {drop}' if drop else ''}")
+        if self.follows:
+            self.progress(f"{job}{f' of {drop}' if drop else ''}")
         with mlflow_quiet():
             result = self.definitions.resolve_job_def(job).execute_in_process(
                 instance=self.instance,
@@ -78,7 +92,9 @@ class Platform(OfHome):
                 run_config=config,
                 raise_on_error=False,
             )
-        self._after(result.run_id)
+        if self.follows or not result.success:
+            with self._told_if_not_renewed():
+                after_run(self.home, self.instance, result.run_id)
         if not result.success:
             raise JunkLeadsError(failure_line(result.all_events, result.run_id))
         for check in result.get_asset_check_evaluations():
@@ -86,9 +102,10 @@ class Platform(OfHome):
                 where = f"{check.asset_key.to_user_string()}, {check.check_name}"
                 self.progress(f"a check warns ({where}): {found_by(check)}; expected: {_expected(check)}")
 
-    def _after(self, run_id: str) -> None:
+    @contextmanager
+    def _told_if_not_renewed(self) -> Iterator[None]:
         try:
-            after_run(self.home, self.instance, run_id)
+            yield
         except JunkLeadsError as error:  # the run is done: what follows it follows the next one
             self.progress(f"the history was not renewed ({error})")
 

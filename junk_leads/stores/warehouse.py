@@ -12,6 +12,7 @@ from pathlib import Path
 
 import duckdb
 
+from junk_leads.capacity import limit_memory, memory_limit, memory_told
 from junk_leads.engine.drops import MadeTable
 from junk_leads.engine.table_parts import (
     FORMER,
@@ -26,7 +27,6 @@ from junk_leads.engine.table_parts import (
 from junk_leads.engine.table_parts import has_table as has_table
 from junk_leads.errors import DropUnknown, WarehouseUnavailable
 from junk_leads.steps.sql import quoted
-from junk_leads.stores.capacity import limit_memory, memory_limit, memory_told
 from junk_leads.stores.making import alone, make_whole
 
 # Which table holds which drop, of which delivery (`content`, the file's SHA-256).

@@ -14,6 +14,7 @@ from junk_leads.steps.pages.sentences import figure, found_sentence, percent
         (0.0001, "under 0.1 %"),
         (0.0034, "0.3 %"),
         (0.02, "2 %"),
+        (0.02006, "2 %"),
         (0.2, "20 %"),
         (0.6667, "67 %"),
         (0.9999, "over 99 %"),

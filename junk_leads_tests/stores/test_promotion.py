@@ -135,7 +135,7 @@ def test_a_champion_speaks_as_it_serves_of_leads_newer_than_all_it_learned_from(
         "SELECT count(*) FROM cleaned_leads WHERE app_complete_flag IS NOT NULL AND epoch(created_date) >= "
         f"{two.holdout_from!r}",
     )[0]
-    assert len(served.labels) == leads
+    assert served.counts.sum() == leads >= len(served.labels)
     assert served.is_as_recent
     assert not twins.is_as_recent
     assert twins.verdict().objections == ("its newest lead is older than the champion's; train it on newer leads too",)

@@ -270,6 +270,37 @@ def test_every_check_of_a_drop_is_told_with_its_evidence(server: Server, deliver
     assert "refused_do" in refused["raw_leads", "has_every_required_column"]["metadata"]
 
 
+def test_after_a_refused_drop_its_other_checks_are_skipped_the_history_has_it_and_somebody_is_told(
+    server: Server, delivered: Delivered
+) -> None:
+    query = (
+        "query ($asset: AssetKeyInput!) { assetNodeOrError(assetKey: $asset) { ... on AssetNode { assetChecksOrError { "
+        "... on AssetChecks { checks { name partitionStatuses { ... on AssetCheckDefaultPartitionStatuses { "
+        "failedPartitions skippedPartitions executionFailedPartitions inProgressPartitions } } } } } } } }"
+    )
+
+    def told(asset: str) -> dict[str, list[str]]:
+        checks = server.ask(query, asset={"path": [asset]})["assetNodeOrError"]["assetChecksOrError"]["checks"]
+        return {
+            check["name"]: [state for state, drops in check["partitionStatuses"].items() if "rotten" in drops]
+            for check in checks
+        }
+
+    assert told("raw_leads").pop("has_every_required_column") == ["failedPartitions"]
+    assert told("cleaned_leads") == {check: ["skippedPartitions"] for check in load_suite("cleaned_leads").descriptions}
+    line = server.until("the alert", lambda: server.home.alerts.exists() and server.home.alerts.read_text())
+    assert "drop refused: rotten (rotten.csv): the header lacks created_date" in str(line)
+    history = '{ assetOrError(assetKey: {path: ["drop_history"]}) { ... on Asset { assetMaterializations(limit: 1) { '
+    history += "metadataEntries { label ... on MarkdownMetadataEntry { mdStr } } } } } }"
+
+    def shown() -> bool:
+        found = server.ask(history)["assetOrError"].get("assetMaterializations", [])
+        texts = [entry.get("mdStr") or "" for event in found for entry in event["metadataEntries"]]
+        return any("| rotten | refused |" in text and "| scored |" in text for text in texts)
+
+    server.until("the history", shown)
+
+
 def test_mlflow_shows_the_version_in_production(server: Server) -> None:
     address = f"http://127.0.0.1:{server.mlflow_port}/api/2.0/mlflow/registered-models/get?name=junk_leads"
     model = answered(address)["registered_model"]

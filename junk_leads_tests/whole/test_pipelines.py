@@ -382,7 +382,7 @@ def test_fault_31_a_drop_of_many_levels_never_seen_is_scored_with_a_warning_and_
     unseen = with_cells(read_table(trained.new), "first_platform_c", dict.fromkeys(range(2, 202), "Level99"))
     done = junk_leads("score", write(tmp_path / "strange.csv", unseen))
     assert (done.code, done.failures) == (0, [])
-    others_told, risk = (line for line in done.err.splitlines() if "warns" in line)
+    others_told, risk = (line for line in done.err.splitlines() if "warns (encoded_features" in line)
     assert others_told.startswith("… a check warns (encoded_features, others_are_as_in_training)")
     assert "expected: No column has many more levels that the model does not know" in others_told
     assert risk.startswith("… a check warns (encoded_features, shares_stand_as_in_training)")

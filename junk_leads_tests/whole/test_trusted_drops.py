@@ -218,7 +218,7 @@ def test_what_cannot_be_done_is_one_plain_line(
         ("codes", "undo", "new"): "no code map holds for drop 'new'; look at `junk-leads codes`",
         ("codes", "accept", "new", "--map", bad): "bad.csv is no code map: it lacks the column column, delivered,",
         ("codes", "accept", "new"): "the map renames no code; there is nothing to accept",
-        ("score", tmp_path / "nothing"): "nothing: there is no file",
+        ("score", tmp_path / "nothing"): "nothing'; check the name",
     }
     for arguments, line in cases.items():
         outcome = run_command(*arguments, home=story.home)

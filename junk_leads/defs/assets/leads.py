@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import dagster as dg
 import duckdb
 
+from junk_leads.capacity import refuse_without_room
 from junk_leads.defs.assets import DATA_PIPELINE, DROPS, OWNERS, declared, freshness, lineage
 from junk_leads.defs.checks import (
     check_result,
@@ -41,7 +42,6 @@ from junk_leads.steps.leads.reading import Reading, read_header, read_leads
 from junk_leads.steps.pages.rejections import rejections_sentence, write_rejected_rows
 from junk_leads.steps.watching.codes import apply_codes
 from junk_leads.steps.watching.overlap import count_known_leads
-from junk_leads.stores.capacity import refuse_without_room
 from junk_leads.stores.drops.code_maps import CodeMap
 from junk_leads.stores.ledger import Delivery, content_of
 from junk_leads.stores.warehouse import has_table, holds, rows_of, store, take_back

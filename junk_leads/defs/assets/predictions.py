@@ -13,6 +13,7 @@ import dagster as dg
 import duckdb
 from pydantic import Field
 
+from junk_leads.capacity import refuse_without_room
 from junk_leads.defs.assets import INFERENCE_PIPELINE, declared, freshness, lineage
 from junk_leads.defs.checks import evaluate, inert, plain_failures, publish
 from junk_leads.defs.expectations import load_suite, looks_of
@@ -25,7 +26,6 @@ from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.reading import delivered_rows
 from junk_leads.steps.pages.summary import percentages_line, summarise, summary_markdown, summary_text
 from junk_leads.steps.scoring.scoring import score_features, write_scored_file
-from junk_leads.stores.capacity import refuse_without_room
 from junk_leads.stores.drops.trusting import warnings_of
 from junk_leads.stores.warehouse import has_table, rows_of
 
@@ -171,8 +171,8 @@ def _share_of_other_times(con: duckdb.DuckDBPyConnection, drop: str) -> float:
     cleaned = rows_of(con, "cleaned_leads", [drop])  # noqa: F841  named in the SQL below
     found = con.sql(
         "WITH taught AS "
-        "(SELECT min(created_date) AS first, max(created_date) + INTERVAL 1 YEAR AS last FROM lead_counts) "
-        "SELECT coalesce(avg((created_date NOT BETWEEN first AND last)::TINYINT), 0) "
+        "(SELECT min(created_day) AS first, max(created_day) + INTERVAL 1 YEAR AS last FROM lead_counts) "
+        "SELECT coalesce(avg((created_date::DATE NOT BETWEEN first AND last)::TINYINT), 0) "
         "FROM cleaned, taught WHERE first IS NOT NULL"
     ).fetchall()
     return float(found[0][0])

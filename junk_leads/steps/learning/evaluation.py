@@ -13,8 +13,9 @@ import numpy as np
 from junk_leads.steps.leads.encoding import Encoder
 from junk_leads.steps.learning.calibration import correct_base_rate, expected_gain, population_weights
 from junk_leads.steps.learning.metrics import Interval, gains, grade_table, measure, measure_slices
+from junk_leads.steps.learning.side_by_side import learn_each
 from junk_leads.steps.learning.training import LabelledFeatures, Recipe
-from junk_leads.steps.learning.validation import Aim, Fold, Learned, drawn, learn, random_folds, weekly_folds
+from junk_leads.steps.learning.validation import Aim, Fold, Learned, drawn, random_folds, weekly_folds
 
 
 def random_split(data: LabelledFeatures, share: float, seed: int) -> Fold:
@@ -96,13 +97,15 @@ def evaluate(
     the calibration, threshold and adapting trees are chosen without the leads they are measured on. `share` (0 to 1)
     of the leads are held out.
     """
+    random, temporal = random_split(data, share, seed), temporal_split(data, share)
+    judges = ((data.take(temporal.train), weekly_folds), (data.take(random.train), random_folds))
+    tasks = [(train, recipe, folds(train), aim) for train, folds in judges]
+    *judged_by, model = learn_each([*tasks, (data, recipe, weekly_folds(data), aim)])
     splits = {}
-    for split, folds in ((random_split(data, share, seed), random_folds), (temporal_split(data, share), weekly_folds)):
-        train, test = data.take(split.train), data.take(split.test)
-        judged = learn(train, recipe, folds(train), aim)
+    for split, judged in ((random, judged_by[1]), (temporal, judged_by[0])):  # the temporal one last: it is kept
+        test = data.take(split.test)
         probabilities = judged.predict(test)
         splits[split.name] = _measured(test.labels, probabilities, test.counts, judged, aim)
-    model = learn(data, recipe, weekly_folds(data), aim)
     splits["rolling"] = _measured(model.labels, model.validation, model.counts, model, aim)
     weeks = {}
     for number, name in enumerate(model.folds):

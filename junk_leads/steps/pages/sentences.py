@@ -53,7 +53,8 @@ def percent(share: float) -> str:
         return "under 0.1 %"
     if 99.5 <= hundredths < 100:
         return "over 99 %"
-    return f"{hundredths:.0f} %" if hundredths >= 10 or hundredths == round(hundredths) else f"{hundredths:.1f} %"
+    told = f"{hundredths:.0f}" if hundredths >= 10 else f"{hundredths:.1f}".removesuffix(".0")
+    return f"{told} %"
 
 
 def figure(value: float) -> str:
@@ -73,11 +74,11 @@ def found_sentence(evidence: Sequence[Evidence]) -> str:
 
 def _found(x: Evidence) -> str:
     kwargs, kind = x.expectation.kwargs, x.expectation.type.removeprefix("expect_")
-    if x.expectation.told and x.value is not None:
+    if x.expectation.told:
         return x.expectation.told.format(
-            n=figure(x.value),
-            percent=percent(x.value),
-            most=figure(kwargs.get("max_value") or 0),
+            n=figure(x.unexpected_count if x.value is None else x.value),
+            percent=percent(x.unexpected_share if x.value is None else x.value),
+            of=figure(x.looked_at),
             most_percent=percent(kwargs.get("max_value") or 0),
         )
     if kind.startswith("table_columns"):

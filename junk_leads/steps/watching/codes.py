@@ -81,7 +81,7 @@ def propose(trained: Profile, drop: Profile, known: KnownLeads, significant: Map
     fixed = {column: told.get(column, {}) for column in surely}
     aligner = Aligner(trained, drop)
     exact = {column: {now: change.becomes for now, change in changes.items()} for column, changes in fixed.items()}
-    merged = frozenset(column for column, changes in fixed.items() if any(c.shared for c in changes.values()))
+    merged = frozenset(column for column, changes in fixed.items() if _merges(list(changes.values()), settings))
     kept = standing
     while True:
         found = aligner.align(kept, exact, merged)
@@ -99,6 +99,12 @@ def propose(trained: Profile, drop: Profile, known: KnownLeads, significant: Map
     proposal = Proposal(tuple(changes), {}, {}, known.leads)
     psi = [_psi(trained, drop, codes, significant) for codes in ({}, proposal.codes)]
     return Proposal(proposal.renamed, psi[0], psi[1], known.leads)
+
+
+def _merges(changes: list[Renamed], settings: Mapping[str, Any]) -> bool:
+    """Whether two codes became one beyond doubt: several known leads behind each."""
+    sure = [change for change in changes if change.leads_behind >= settings["least_behind_merged"]]
+    return any(change.shared for change in _shared(sure))
 
 
 def _stands(column: str, known: KnownLeads, settings: Mapping[str, Any]) -> bool:

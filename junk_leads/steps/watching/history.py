@@ -82,6 +82,6 @@ def history_row(
         "state": state,
         "reason": reason or None,
         "warnings": list(warnings),
-        "psi": dict(psi) if psi is not None else None,
+        "psi": dict(psi) if psi else known["psi"],
         "content": delivery["content"],
     }

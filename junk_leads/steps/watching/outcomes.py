@@ -80,7 +80,7 @@ def how_versions_fared(
     A version or week of fewer than LEAST_LEADS, or of one class, is left out.
     """
     rows = outcomes.select(
-        "model_version, epoch(created_date) AS created, probability, predicted_flag, app_complete_flag"
+        "model_version, epoch(created_date) / 86400 AS created, probability, predicted_flag, app_complete_flag"
     ).fetchnumpy()
     versions, created = np.asarray(rows["model_version"]), np.asarray(rows["created"], dtype=float)
     labels = np.asarray(rows["app_complete_flag"]).astype(np.int8)

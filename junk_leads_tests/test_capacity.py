@@ -7,9 +7,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from junk_leads.capacity import memory_limit, memory_told, refuse_without_room
 from junk_leads.errors import CapacityExceeded
 from junk_leads.home import Home
-from junk_leads.stores.capacity import memory_limit, memory_told, refuse_without_room
 from junk_leads.stores.warehouse import connect
 from junk_leads_tests.conftest import Outcome
 
