@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -121,34 +122,35 @@ def read_here(scheduler: str, folder: Path, to: Path) -> drops.ReadDrop:
         return drops.read_drop(con, executor, shards, drop="d", folder=str(to), looks={})
 
 
-def pid_then_slow(item: tuple[int, str]) -> int:
-    """Say which process works on an item, then take a while."""
-    number, folder = item
-    (Path(folder) / f"{number}-{os.getpid()}").touch()
-    time.sleep(0.4)
-    return number
-
-
-def test_a_worker_killed_in_the_middle_costs_no_result(tmp_path: Path) -> None:
+def test_a_worker_killed_in_the_middle_costs_no_row(tmp_path: Path) -> None:
     import distributed
 
+    header, rows = dirty_lines(tmp_path, 12_000)
+    folder = write_shards(tmp_path / "d", header, rows, ("csv",) * 12)
+    killed = []
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
     ) as cluster:
-        import threading
 
-        def kill_the_first() -> None:
-            while not (seen := list(tmp_path.glob("*-*"))):
-                time.sleep(0.02)
-            os.kill(int(seen[0].name.split("-")[1]), signal.SIGKILL)
+        def kill_one() -> None:
+            while not list((tmp_path / "raw").rglob("*.parquet")):
+                time.sleep(0.005)
+            killed.append(cluster.workers[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
 
-        killer = threading.Thread(target=kill_the_first)
+        killer = threading.Thread(target=kill_one)
         killer.start()
-        with executor_of(cluster.scheduler_address) as executor:
-            found = executor.map(pid_then_slow, [(number, str(tmp_path)) for number in range(8)])
+        found = read_here(cluster.scheduler_address, folder, tmp_path / "raw")
         killer.join()
-    assert found == list(range(8))
-    assert len(list(tmp_path.glob("*-*"))) > 8  # what was under way was done again
+    alone = read_here("", folder, tmp_path / "alone")
+    assert killed
+    assert (found.rows_read, found.rows_rejected) == (alone.rows_read, alone.rows_rejected) == (12_000, 2)
+    assert leads_in(found) == leads_in(alone)
+
+
+def leads_in(found: drops.ReadDrop) -> list[tuple[object, ...]]:
+    with duckdb.connect() as con:
+        return read_parts(con, [part.path for part in found.table.parts]).order("lead_number").fetchall()
 
 
 def test_a_refused_shard_on_a_worker_refuses_the_drop_and_is_named(scheduler: str, tmp_path: Path) -> None:
@@ -199,8 +201,6 @@ def test_a_scheduler_that_goes_away_is_told_within_seconds(tmp_path: Path) -> No
                 time.sleep(0.1)
         with executor_of(address) as executor:
             assert executor.map(partial(pow, 2), [1, 2]) == [2, 4]
-            import threading
-
             killer = threading.Timer(1.0, served.kill)
             killer.start()
             started = time.monotonic()
@@ -224,7 +224,7 @@ def test_the_embedded_path_imports_no_dask(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "d", header, [row for row in rows if row.startswith("20")])
     program = (
         "import sys\nfrom junk_leads import cli\n"
-        f"sys.argv = ['junk-leads', 'ingest', {str(folder)!r}, {str(folder / 'part-0.csv')!r}]\n"
+        f"sys.argv = ['junk-leads', 'ingest', {str(folder)!r}]\n"
         "try:\n    cli.main()\nexcept SystemExit as ended:\n    assert not ended.code, ended.code\n"
         "found = [name for name in sys.modules if name.split('.')[0] in ('dask', 'distributed')]\n"
         "assert found == [], found\n"
@@ -234,12 +234,3 @@ def test_the_embedded_path_imports_no_dask(tmp_path: Path) -> None:
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
-
-
-def test_parts_are_read_from_where_they_are(tmp_path: Path, scheduler: str) -> None:
-    header, rows = dirty_lines(tmp_path, 60)
-    folder = write_shards(tmp_path / "d", header, rows)
-    found = read_here(scheduler, folder, tmp_path / "raw")
-    with duckdb.connect() as con:
-        numbers = read_parts(con, [part.path for part in found.table.parts]).order("lead_number").select("lead_number")
-        assert len(numbers.fetchall()) == found.rows_read - found.rows_rejected

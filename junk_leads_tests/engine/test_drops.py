@@ -200,7 +200,7 @@ def test_a_shard_that_appears_twice_is_refused(con: duckdb.DuckDBPyConnection, t
 def test_a_folder_or_pattern_without_files_is_refused(tmp_path: Path, asked: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").touch()
-    with pytest.raises(DropRefused, match="there is no file named .csv, .csv.gz or .parquet in"):
+    with pytest.raises(DropRefused, match=r"there is no file named .csv, .csv.gz or .parquet in"):
         find_shards(str(tmp_path / asked))
 
 
@@ -217,7 +217,7 @@ def test_a_shard_that_changed_after_it_was_delivered_is_refused(con: duckdb.Duck
     urls = find_shards(str(folder))
     shards = shards_of(urls, HERE.map(content_of_shard, urls))
     (folder / "part-2.csv").write_text(header, encoding="utf-8")
-    with pytest.raises(DropRefused, match="shard 'part-2.csv': it changed after it was delivered"):
+    with pytest.raises(DropRefused, match=r"shard 'part-2.csv': it changed after it was delivered"):
         drops.read_drop(con, HERE, shards, drop="d", folder=str(tmp_path / "raw"), looks={})
 
 
@@ -227,7 +227,7 @@ def test_storage_that_vanished_is_told_in_one_line(con: duckdb.DuckDBPyConnectio
     urls = find_shards(str(folder))
     shards = shards_of(urls, HERE.map(content_of_shard, urls))
     folder.rename(tmp_path / "gone")
-    with pytest.raises(StorageUnavailable, match="cannot be read .No such file or directory.; nothing was changed"):
+    with pytest.raises(StorageUnavailable, match=r"cannot be read .No such file or directory.; nothing was changed"):
         drops.read_drop(con, HERE, shards, drop="d", folder=str(tmp_path / "raw"), looks={})
 
 
