@@ -60,6 +60,9 @@ def releases() -> dict[str, str]:
     return {name: version(name) for name in SAME}
 
 
+here = releases  # of this process, where releases() is asked of the workers
+
+
 def _refuse_other_releases(client: Any, scheduler: str) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not client.nthreads():
@@ -68,11 +71,11 @@ def _refuse_other_releases(client: Any, scheduler: str) -> None:
                 f"the scheduler {scheduler} has no workers; nothing was changed: start some (dask worker {scheduler})"
             )
         time.sleep(0.1)
-    here = releases()
+    own = here()
     for address, there in client.run(releases, on_error="return").items():
         if isinstance(there, Exception):
             raise ClusterUnavailable(f"the worker {address} cannot import junk-leads; install it there ({there})")
-        other = [f"{name} {there[name]} (here {here[name]})" for name in SAME if there[name] != here[name]]
+        other = [f"{name} {there[name]} (here {own[name]})" for name in SAME if there[name] != own[name]]
         if other:
             raise ClusterUnavailable(
                 f"the worker {address} has {', '.join(other)}; install the same releases there, or results would differ"

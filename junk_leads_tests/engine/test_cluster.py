@@ -16,7 +16,7 @@ import duckdb
 import pytest
 
 from junk_leads.engine import drops
-from junk_leads.engine.cluster import executor_of
+from junk_leads.engine.cluster import executor_of, releases
 from junk_leads.engine.executors import InProcess
 from junk_leads.engine.parts import read_parts
 from junk_leads.engine.shards import content_of_shard, find_shards, shards_of
@@ -212,6 +212,23 @@ def test_a_scheduler_that_goes_away_is_told_within_seconds(tmp_path: Path) -> No
         for process in (worker, served):
             process.kill()
             process.wait()
+
+
+def test_a_cluster_without_workers_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    import distributed
+
+    monkeypatch.setattr("junk_leads.engine.cluster.PATIENCE_SECONDS", 2.0)
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None, silence_logs=50) as cluster:
+        told = r"has no workers; nothing was changed: start some \(dask worker tcp://"
+        with pytest.raises(ClusterUnavailable, match=told), executor_of(cluster.scheduler_address):
+            pass
+
+
+def test_workers_of_other_releases_are_refused(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {**releases(), "duckdb": "1.0.0"}
+    monkeypatch.setattr("junk_leads.engine.cluster.here", lambda: here)
+    with pytest.raises(ClusterUnavailable, match=r"has duckdb .* \(here 1.0.0\)"), executor_of(scheduler):
+        pass
 
 
 def test_without_a_scheduler_the_work_is_done_here() -> None:
