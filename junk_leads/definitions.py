@@ -13,10 +13,10 @@ from junk_leads.defs.after_runs import failure_sensor, success_sensor
 from junk_leads.defs.assets import champion, codes, experiments, features, history, leads, model, outcomes, predictions
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.jobs import JOBS
-from junk_leads.defs.resources import HomeResource, mlflow_resource
+from junk_leads.defs.resources import EngineResource, HomeResource, mlflow_resource
 from junk_leads.defs.schedules import retraining
 from junk_leads.defs.sensors import make_incoming_sensor
-from junk_leads.home import Home
+from junk_leads.home import SCHEDULER_VARIABLE, Home
 
 
 def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
@@ -41,6 +41,7 @@ def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = N
         schedules=[retraining],
         resources={
             "home": HomeResource(root=str(home.root)),
+            "engine": EngineResource(scheduler=os.environ.get(SCHEDULER_VARIABLE, ""), tables=str(home.tables)),
             "warehouse": Warehouse(path=str(home.warehouse)),
             "mlflow": mlflow_resource(home),
             **(resources or {}),

@@ -6,6 +6,8 @@
     ├── DropNotTrusted          a drop contradicts what the model was taught; it is kept and not scored
     ├── CodesRefused            a code map cannot be proposed, read, accepted or taken back
     ├── WarehouseUnavailable    the DuckDB file cannot be opened, or holds what it should not
+    ├── StorageUnavailable      the shards of a drop, or the tables made of them, cannot be reached; nothing was changed
+    ├── ClusterUnavailable      a Dask scheduler or its workers do not answer, or are not as this process is
     ├── CapacityExceeded        memory or disk does not hold what was asked for
     ├── TrainingRefused         the labelled leads do not make a model; the champion stays
     ├── PromotionRefused        a challenger does not pass the gate; the champion stays
@@ -50,6 +52,14 @@ class CodesRefused(JunkLeadsError):
 
 class WarehouseUnavailable(JunkLeadsError):
     """The DuckDB file cannot be opened, or holds what it should not."""
+
+
+class StorageUnavailable(JunkLeadsError):
+    """The storage of shards cannot be reached; nothing was changed."""
+
+
+class ClusterUnavailable(JunkLeadsError):
+    """A Dask scheduler or its workers do not answer, or are not as this process is."""
 
 
 class CapacityExceeded(JunkLeadsError):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 VARIABLE = "JUNK_LEADS_HOME"
 DEFAULT = "data"
+TABLES_VARIABLE = "JUNK_LEADS_TABLES"
+SCHEDULER_VARIABLE = "JUNK_LEADS_SCHEDULER"
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ class Home:
     def warehouse(self) -> Path:
         """The DuckDB file with every table."""
         return self.root / "warehouse.duckdb"
+
+    @property
+    def tables(self) -> Path:
+        """The parts of tables of drops in shards: where `JUNK_LEADS_TABLES` says, on storage that all workers see."""
+        return Path(os.environ.get(TABLES_VARIABLE) or self.root / "tables").absolute()
 
     @property
     def ledger(self) -> Path:

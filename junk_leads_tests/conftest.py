@@ -82,6 +82,7 @@ def _a_home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes what belongs to the user."""
     monkeypatch.setenv("JUNK_LEADS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home" / "dagster"))
+    monkeypatch.setenv("JUNK_LEADS_SCHEDULER", "")  # a command sets it for its process
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ ROOMS = {
     "steps/scoring/": "",
     "steps/watching/": "",
     "steps/pages/": "",
+    "engine/": "",
     "stores/": "",
     "defs/": "",
     "definitions.py": "The code location: all of it put together, where Dagster's tools look for it.",

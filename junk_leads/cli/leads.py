@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from junk_leads.cli.speaking import Files, Json, answer, answer_each, named, opened_platform
+from junk_leads.cli.speaking import FILES, Files, Json, OneDrop, Scheduler, answer, answer_each, named, opened_platform
 
 
 class FileFormat(StrEnum):
@@ -20,11 +20,11 @@ class FileFormat(StrEnum):
     parquet = "parquet"
 
 
-def ingest(files: Files, as_json: Json = False) -> None:
+def ingest(files: Files, one_drop: OneDrop = False, scheduler: Scheduler = None, as_json: Json = False) -> None:
     """Read, check and clean CSV files into the warehouse: the data pipeline."""
-    files = named(files)
-    with opened_platform() as platform, platform.among(len(files)) as each:
-        answer_each(files, each.ingest, _ingested, as_json=as_json)
+    asked = files if one_drop else named(files)
+    with opened_platform(scheduler) as platform, platform.among(len(asked)) as each:
+        answer_each(asked, each.ingest, _ingested, as_json=as_json)
 
 
 def _ingested(drop: dict[str, Any]) -> str:
@@ -35,9 +35,7 @@ def _ingested(drop: dict[str, Any]) -> str:
 
 
 def score(
-    files: Annotated[
-        list[Path], typer.Argument(help="CSV files (also .csv.gz), copied, never moved or changed; or accepted drops.")
-    ],
+    files: Annotated[list[str], typer.Argument(help=f"{FILES} Or accepted drops.")],
     out: Annotated[Path | None, typer.Option(help="Also copy the scored CSVs and summaries here.")] = None,
     file_format: Annotated[
         FileFormat, typer.Option("--format", help="parquet: the same rows for programs too, beside the CSV.")
@@ -46,17 +44,19 @@ def score(
         bool, typer.Option("--accept-drift", help="Also a drop that cannot be trusted; give the reason with --why.")
     ] = False,
     why: Annotated[str, typer.Option(help="The reason for --accept-drift, kept.")] = "",
+    one_drop: OneDrop = False,
+    scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
     """Score CSV files, or accepted drops again, with the model in Production: the inference pipeline."""
     if accept_drift != bool(why.strip()):
         raise typer.BadParameter("--accept-drift and its reason, --why REASON, go together")
     accepting = why if accept_drift else None
-    files = named(files)
-    with opened_platform() as platform, platform.among(len(files)) as each:
+    asked = files if one_drop else named(files)
+    with opened_platform(scheduler) as platform, platform.among(len(asked)) as each:
         platform.registry.champion_version()
         answer_each(
-            files,
+            asked,
             lambda file: each.score(file, out, parquet=file_format is FileFormat.parquet, accept_drift=accepting),
             _scored,
             as_json=as_json,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from junk_leads.cli.speaking import Json, answer, opened_platform, opened_registry, progress_told
+from junk_leads.cli.speaking import Json, Scheduler, answer, opened_platform, opened_registry, progress_told
 
 app = typer.Typer(help="The versions of the model and their stages.", add_completion=False)
 
@@ -37,6 +37,7 @@ def train(
     tuned: Annotated[
         bool, typer.Option("--tuned", help="With the parameters of the last experiment's best LightGBM; others win.")
     ] = False,
+    scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
     """Train on all accepted labelled drops and register a version: the training pipeline."""
@@ -51,7 +52,7 @@ def train(
     overrides: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if param:
         overrides["lightgbm"] = dict(_parameter(text) for text in param)
-    with opened_platform() as platform:
+    with opened_platform(scheduler) as platform:
         row = platform.train(overrides, tuned=tuned)
     metrics = {name: value for name, value in row.items() if isinstance(value, float)}
     content = {

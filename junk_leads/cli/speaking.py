@@ -4,6 +4,7 @@ What lives here: what every command shares. What does not: any command.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,14 +15,25 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from junk_leads.errors import JunkLeadsError
-from junk_leads.home import Home
+from junk_leads.home import SCHEDULER_VARIABLE, Home
 
 if TYPE_CHECKING:
     from junk_leads.running.launching import Platform
     from junk_leads.stores.registry import Registry
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-Files = Annotated[list[Path], typer.Argument(help="CSV files (also .csv.gz); copied, never moved or changed.")]
+FILES = (
+    "CSV files (also .csv.gz), copied, never moved or changed. A folder, or an address (s3://...), is one drop in "
+    "shards, CSV or Parquet, which stay where they are."
+)
+Files = Annotated[list[str], typer.Argument(help=FILES)]
+OneDrop = Annotated[
+    bool, typer.Option("--one-drop", help="The files of a quoted pattern are the shards of one drop, not a drop each.")
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(envvar=SCHEDULER_VARIABLE, help="tcp://HOST:PORT of a Dask scheduler whose workers do the work."),
+]
 Asked = TypeVar("Asked")
 
 
@@ -33,20 +45,24 @@ def tell(line: str) -> None:
     typer.echo(f"{_OVER_A_BAR if sys.stderr.isatty() else ''}… {line}", err=True)
 
 
-def named(files: Sequence[Path]) -> list[Path]:
+def named(files: Sequence[str | Path]) -> list[str | Path]:
     """The files that are meant: each as it is named, or those that it is a pattern of where there is none of that name.
 
     Raises JunkLeadsError for a pattern of no file.
     """
-    found: list[Path] = []
-    for file in files:
+    found: list[str | Path] = []
+    for name in files:
+        if "://" in str(name):
+            found.append(name)
+            continue
+        file = Path(name)
         if file.exists() or not set(str(file)) & set("*?["):
             found.append(file)
             continue
-        matching = sorted(Path(name) for name in glob(str(file)))
+        matching = sorted(Path(match) for match in glob(str(file)))
         if not matching:
             raise JunkLeadsError(f"there is no file like {str(file)!r}; check the folder and the pattern")
-        found += matching
+        found.extend(matching)
     return found
 
 
@@ -97,8 +113,10 @@ def _bar_of(asked: Sequence[Asked]) -> Iterator[Iterable[Asked]]:
 
 
 @contextmanager
-def opened_platform() -> Iterator["Platform"]:
-    """The platform of the home that the environment names."""
+def opened_platform(scheduler: str | None = None) -> Iterator["Platform"]:
+    """The platform of the home that the environment names; `scheduler` is that of this command."""
+    if scheduler is not None:
+        os.environ[SCHEDULER_VARIABLE] = scheduler
     from junk_leads.running.launching import platform
 
     with platform(Home.from_environment(), tell) as found:

@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,15 +26,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import duckdb
 import numpy as np
 
+from junk_leads.engine.on_shards import LooksByFrame
+from junk_leads.engine.tallies import Tally
 from junk_leads.reference import lead_schema, read_text
-from junk_leads.steps.sql import quoted
+from junk_leads.steps.leads.accounting import distinct_values
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLES = 20
 
-Frame: TypeAlias = duckdb.DuckDBPyRelation | tuple[str, ...]  # rows, or the names of columns alone
+Frame: TypeAlias = duckdb.DuckDBPyRelation | Tally | tuple[str, ...]  # rows, what is looked at of them, or columns
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,20 @@ def validate(expectations: tuple[Expectation, ...], frames: Mapping[str, Frame])
     return [found[id(e)] for e in expectations]
 
 
+def looks_of(suite: Suite) -> LooksByFrame:
+    """What a suite looks at: of each frame the columns, and whether only at which values are missing."""
+    looks: LooksByFrame = {}
+    for name, column in dict.fromkeys((e.on, e.kwargs.get("column")) for e in suite.expectations):
+        if column:
+            mine = [e for e in suite.expectations if (e.on, e.kwargs.get("column")) == (name, column)]
+            looks.setdefault(name, {})[column] = _looks_at_missing_only(mine)
+    return looks
+
+
+def _looks_at_missing_only(expectations: Sequence[Expectation]) -> bool:
+    return all(e.type.endswith("_not_be_null") for e in expectations)
+
+
 def _of_table(expectations: list[Expectation], frame: Frame) -> Iterator[Evidence]:
     import pandas as pd
 
@@ -169,10 +185,10 @@ def _distinct_values(
 
     if isinstance(frame, tuple) or column not in frame.columns:
         return pd.DataFrame(columns=[]), np.zeros(0, dtype=np.int64)  # it is Great Expectations that says so
-    cell = quoted(column)
-    differing = f"{cell} IS NULL" if all(e.type.endswith("_not_be_null") for e in expectations) else cell
-    told = frame.aggregate(f"any_value({cell}) AS value, count(*) AS row_count", differing).order("value")
-    table = told.to_arrow_table()
+    if isinstance(frame, Tally):
+        table = frame.values[column]
+    else:
+        table = distinct_values(frame, column, missing_only=_looks_at_missing_only(expectations))
     return table.select(["value"]).to_pandas().set_axis([column], axis=1), table["row_count"].to_numpy()
 
 

@@ -15,6 +15,7 @@ from pydantic import PrivateAttr
 
 from junk_leads.defs.checks import inert
 from junk_leads.defs.recovery import hold
+from junk_leads.engine.table_parts import Output, relation_of
 from junk_leads.errors import WarehouseUnavailable
 from junk_leads.home import Home
 from junk_leads.stores.warehouse import connect, rows_of, store
@@ -23,7 +24,7 @@ PREVIEW_ROWS = 5
 PREVIEW_COLUMNS = 14
 POOL = "warehouse"
 
-Tables: TypeAlias = Mapping[str, duckdb.DuckDBPyRelation]
+Tables: TypeAlias = Mapping[str, Output]
 
 
 class Warehouse(dg.ConfigurableIOManager):
@@ -72,7 +73,7 @@ class Warehouse(dg.ConfigurableIOManager):
         drops = list(context.asset_partition_keys) if context.has_asset_partitions else None
         return rows_of(self.connection(), context.asset_key.path[-1], drops)
 
-    def handle_output(self, context: dg.OutputContext, obj: duckdb.DuckDBPyRelation | Tables) -> None:
+    def handle_output(self, context: dg.OutputContext, obj: Output | Tables) -> None:
         """Replace what the tables hold of this output's partitions, in one transaction."""
         drops = list(context.asset_partition_keys) if context.has_asset_partitions else None
         table = context.asset_key.path[-1]
@@ -84,7 +85,7 @@ class Warehouse(dg.ConfigurableIOManager):
             )
         content = (context.output_metadata or {}).get("content")
         stored = store(self.connection(), outputs, drops, None if content is None else str(content.value))
-        context.add_output_metadata(describe(outputs[table], stored[table]))
+        context.add_output_metadata(describe(relation_of(self.connection(), outputs[table]), stored[table]))
         self.release()
 
 

@@ -5,6 +5,7 @@ What does not: the warehouse (`io_managers.py`).
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,9 +13,11 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from junk_leads.defs.assets.champion import announcer
+from junk_leads.engine.making import Making, making
+from junk_leads.engine.shards import MANIFEST, Shard, read_manifest
 from junk_leads.home import Home
 from junk_leads.stores.drops.code_maps import CodeMaps
-from junk_leads.stores.ledger import Ledger
+from junk_leads.stores.ledger import Delivery, Ledger
 from junk_leads.stores.mlflow_store import EXPERIMENT, mlflow_quiet
 from junk_leads.stores.registry import Registry
 
@@ -71,6 +74,30 @@ class HomeResource(OfHome, dg.ConfigurableResource[Any]):
     def instance(self) -> dg.DagsterInstance | None:
         """The instance of the run."""
         return self._instance
+
+
+class EngineResource(dg.ConfigurableResource[Any]):
+    """Where drops in shards are worked on: in this process, or on the Dask cluster of a scheduler.
+
+    `tables` is the folder of the parts of their tables, which every worker must see under the same name.
+    """
+
+    scheduler: str = ""
+    tables: str
+
+    def takes(self, delivery: Delivery) -> bool:
+        """Whether a delivery is worked on by shards: one in shards, and with a cluster every one."""
+        return bool(self.scheduler) or delivery.path.name.endswith(MANIFEST)
+
+    def shards(self, delivery: Delivery) -> list[Shard]:
+        """The shards of a delivery; a single file is the one shard of its drop. Raises DropRefused."""
+        if delivery.path.name.endswith(MANIFEST):
+            return read_manifest(delivery.path)
+        return [Shard(str(delivery.path), delivery.path.stat().st_size, delivery.content)]
+
+    def making(self, table: str, drop: str) -> AbstractContextManager[Making]:
+        """What is needed to make a table's parts of a drop."""
+        return making(self.scheduler, Path(self.tables), table, drop)
 
 
 def mlflow_resource(home: Home) -> dg.ResourceDefinition:

@@ -22,8 +22,10 @@ from junk_leads.defs.jobs import EXPERIMENT_ASSETS, TRAINING_ASSETS
 from junk_leads.defs.labelled_drops import to_train
 from junk_leads.defs.recovery import fail_dead_runs
 from junk_leads.defs.resources import OfHome
+from junk_leads.engine.cluster import executor_of
+from junk_leads.engine.shards import is_sharded
 from junk_leads.errors import DropUnknown, JunkLeadsError
-from junk_leads.home import Home
+from junk_leads.home import SCHEDULER_VARIABLE, Home
 from junk_leads.running.dagster_store import kept_open
 from junk_leads.running.instance import opened_instance
 from junk_leads.steps.boosting import refuse_unknown_parameters
@@ -36,7 +38,7 @@ from junk_leads.stores import promotion
 from junk_leads.stores.drops.code_maps import CodeMap, write_codes
 from junk_leads.stores.drops.labelled import labelled_drops
 from junk_leads.stores.drops.trusting import propose_codes, warnings_of
-from junk_leads.stores.ledger import Delivery, hand_over
+from junk_leads.stores.ledger import Delivery, hand_over, hand_over_shards
 from junk_leads.stores.mlflow_store import mlflow_quiet
 from junk_leads.stores.registry import PRODUCTION
 from junk_leads.stores.warehouse import connect, has_table, rows_of
@@ -107,16 +109,27 @@ class Platform(OfHome):
         except JunkLeadsError as error:  # the run is done: what follows it follows the next one
             self.progress(f"the history was not renewed ({error})")
 
-    def process(self, file: Path, job: str, ops: Mapping[str, Any] | None = None) -> Delivery:
-        """Hand a file over and run a job on its drop; returns its delivery. Raises JunkLeadsError."""
+    def _hand_over(self, asked: str | Path, *, scored: bool) -> Delivery:
+        """Hand a file over, or the shards that a folder, a pattern or an address names."""
+        if is_sharded(str(asked)):
+            with executor_of(os.environ.get(SCHEDULER_VARIABLE, "")) as executor:
+                return hand_over_shards(self.home, self.ledger, str(asked), executor)
+        file = Path(asked)
         if file.is_file():
-            refuse_without_room(self.home.root, file, scored=job == "inference_pipeline")
-        delivery = hand_over(self.home, self.ledger, file)
+            refuse_without_room(self.home.root, file, scored=scored)
+        return hand_over(self.home, self.ledger, file)
+
+    def process(self, file: str | Path, job: str, ops: Mapping[str, Any] | None = None) -> Delivery:
+        """Hand a file over and run a job on its drop; returns its delivery. Raises JunkLeadsError.
+
+        A folder, a pattern or an address (s3://...) is one drop in shards.
+        """
+        delivery = self._hand_over(file, scored=job == "inference_pipeline")
         self.instance.add_dynamic_partitions("drops", [delivery.drop])
         try:
             self.launch(job, drop=delivery.drop, ops=ops)
         except JunkLeadsError as error:
-            raise JunkLeadsError(f"{file.name}: {error}{self._quarantined(delivery.drop)}") from error
+            raise JunkLeadsError(f"{Path(file).name}: {error}{self._quarantined(delivery.drop)}") from error
         for known in self.rows(
             "SELECT * FROM known_leads WHERE drop = ? AND known_leads > 0", "known_leads", [delivery.drop]
         ):
@@ -130,12 +143,12 @@ class Platform(OfHome):
         delivery = self.ledger.newest(drop)
         return f" (the file and its reason are in {delivery.path.parent})" if delivery.status == "refused" else ""
 
-    def ingest(self, file: Path) -> dict[str, Any]:
+    def ingest(self, file: str | Path) -> dict[str, Any]:
         """Run the data pipeline on a file; returns the account of its drop. Raises JunkLeadsError."""
         return self.account(self.process(file, "data_pipeline").drop)
 
     def score(
-        self, file: Path, out: Path | None = None, *, parquet: bool = False, accept_drift: str | None = None
+        self, file: str | Path, out: Path | None = None, *, parquet: bool = False, accept_drift: str | None = None
     ) -> dict[str, Any]:
         """Run the inference pipeline on a file, or again on an accepted drop that is named instead of one.
 
@@ -168,9 +181,10 @@ class Platform(OfHome):
             "warnings": self.warnings(drop),
         }
 
-    def _accepted(self, file: Path) -> str | None:
+    def _accepted(self, asked: str | Path) -> str | None:
         """The accepted drop that is meant when there is no such file; None when there is, or no such drop."""
-        if file.exists() or file.is_symlink():
+        file = Path(asked)
+        if file.exists() or file.is_symlink() or is_sharded(str(asked)):
             return None
         try:
             newest = self.ledger.newest(str(file))
@@ -332,7 +346,7 @@ class Platform(OfHome):
         """What became of a drop's rows: read, kept, duplicates, rejected."""
         rows = self.rows(
             "SELECT drop, rows_read, rows_rejected, labelled, "
-            "(SELECT count(*) FROM cleaned_leads c WHERE c.drop = d.drop) AS kept "
+            "(SELECT row_count FROM table_drops AS h WHERE h.table_name = 'cleaned_leads' AND h.drop = d.drop) AS kept "
             "FROM delivered_drops d WHERE drop = ?",
             "cleaned_leads",
             [drop],

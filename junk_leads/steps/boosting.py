@@ -29,6 +29,15 @@ class Booster:
     def __init__(self, own: "lgb.Booster") -> None:
         self._own = own
 
+    def __getstate__(self) -> str:
+        return self.model_to_string()
+
+    def __setstate__(self, text: str) -> None:
+        import lightgbm as lgb
+
+        with _ALONE:
+            self._own = lgb.Booster(model_str=text)
+
     def predict(self, rows: np.ndarray, **options: Any) -> np.ndarray:
         """What LightGBM predicts of n rows (n x f): probabilities (n,), or what `options` ask for."""
         with _ALONE:

@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from junk_leads.engine.executors import Executor
+from junk_leads.engine.shards import MANIFEST, content_of_shard, find_shards, name_of, shards_of, write_manifest
 from junk_leads.errors import DropRefused, DropUnknown, JunkLeadsError
 from junk_leads.home import Home
 
@@ -66,7 +68,7 @@ def drop_key(file_name: str) -> str:
     A name that has to be changed for that gets a hash of itself, and so does one that looks as if it had
     been: two names never meet.
     """
-    stem = re.sub(r"\.csv(\.gz)?\Z", "", file_name, flags=re.IGNORECASE)
+    stem = re.sub(r"(\.csv(\.gz)?|\.shards)\Z", "", file_name, flags=re.IGNORECASE)
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.")[:LONGEST_KEY]
     if safe and safe == stem and not re.search(r"--[0-9a-f]{12}\Z", stem):
         return safe
@@ -76,6 +78,8 @@ def drop_key(file_name: str) -> str:
 
 def _suffix(file_name: str) -> str:
     """How a file of ours is named that holds the content of a delivered one."""
+    if file_name.endswith(MANIFEST):
+        return MANIFEST
     return ".csv.gz" if file_name.lower().endswith(".gz") else ".csv"
 
 
@@ -243,6 +247,22 @@ def hand_over(home: Home, ledger: Ledger, path: Path) -> Delivery:
     shutil.copyfile(path, part)
     os.replace(part, target)
     return ledger.deliver(target, content, name=path.name)
+
+
+def hand_over_shards(home: Home, ledger: Ledger, asked: str, executor: Executor) -> Delivery:
+    """Note a folder, pattern or address of shards as delivered: its manifest, for the shards stay where they are.
+
+    The executor reads every shard once, for its content. Raises DropRefused, StorageUnavailable.
+    """
+    urls = find_shards(asked)
+    shards = shards_of(urls, executor.map(content_of_shard, urls))
+    name = name_of(asked) + MANIFEST
+    part = home.handed / f"{drop_key(name)}.part"
+    write_manifest(part, shards)
+    content = content_of(part)
+    target = home.handed / f"{drop_key(name)}-{content[:12]}{MANIFEST}"
+    os.replace(part, target)
+    return ledger.deliver(target, content, name=name)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -7,11 +7,24 @@ rows mean (see `steps/`).
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import duckdb
 
 from junk_leads.capacity import limit_memory, memory_limit, memory_told
+from junk_leads.engine.drops import MadeTable
+from junk_leads.engine.table_parts import (
+    FORMER,
+    SUFFIX,
+    Output,
+    count_rows_in_parts,
+    rows_and_parts,
+    show_parts,
+    sweep,
+    with_parts,
+)
+from junk_leads.engine.table_parts import has_table as has_table
 from junk_leads.errors import DropUnknown, WarehouseUnavailable
 from junk_leads.steps.sql import quoted
 from junk_leads.stores.making import alone, make_whole
@@ -21,12 +34,12 @@ HOLDINGS = "table_drops"
 # What a delivery must pass to be accepted, in order, and the tables of each: until it has passed the last of them, the
 # rows of the delivery before it are kept beside, to be put back when it is refused.
 PASSED = {
-    "raw_leads": ("raw_leads", "rejected_leads", "delivered_drops"),
-    "cleaned_leads": ("cleaned_leads", "known_leads"),
-    "interaction_groups": ("interaction_groups",),
+    "raw_leads": ("raw_leads", "rejected_leads", "delivered_drops", f"raw_leads{SUFFIX}"),
+    "cleaned_leads": ("cleaned_leads", "known_leads", f"cleaned_leads{SUFFIX}"),
+    "interaction_groups": ("interaction_groups", f"interaction_groups{SUFFIX}"),
 }
 LAST = "interaction_groups"
-_FORMER = "former_"
+_FORMER = FORMER
 _HOLDINGS_TABLE = (
     f"CREATE TABLE IF NOT EXISTS {HOLDINGS} "
     "(table_name VARCHAR, drop VARCHAR, content VARCHAR, row_count BIGINT, stored_at TIMESTAMPTZ)"
@@ -101,7 +114,7 @@ def _make(path: Path) -> None:
 
 def store(
     con: duckdb.DuckDBPyConnection,
-    outputs: Mapping[str, duckdb.DuckDBPyRelation],
+    outputs: Mapping[str, Output],
     drops: Sequence[str] | None,
     content: str | None = None,
 ) -> dict[str, int]:
@@ -110,22 +123,25 @@ def store(
     Rows go in by column name; a missing table is made, typed, even for no rows; a new column is added
     and a column the output lacks is left null. `content` identifies the delivery that the first table's
     rows come from; without it the drops' content in `raw_leads` is taken. Returns rows stored by table.
-    A failure leaves every former row as it was.
+    A failure leaves every former row as it was. Of an output in parts, it is noted which they are.
     """
     stored: dict[str, int] = {}
+    in_parts = {table: output for table, output in outputs.items() if isinstance(output, MadeTable)}
     con.begin()
     try:
-        for table, relation in outputs.items():
+        relations = rows_and_parts(con, outputs, drops)
+        for table, relation in relations.items():
             _fit_table(con, table, relation)
         main = next(iter(outputs))
         if main in PASSED:
             for drop in drops or ():
                 _keep_former(con, main, drop, content)
         with memory_told():
-            for table, relation in outputs.items():
+            for table, relation in relations.items():
                 stored[table] = _replace(con, table, relation, drops)
         if drops:
             _hold(con, main, drops, content)
+            _hold_parts(con, main, drops)
         if main == LAST:
             for drop in drops or ():
                 _forget_former(con, drop)
@@ -133,6 +149,9 @@ def store(
     except BaseException:
         con.rollback()
         raise
+    for table, made in in_parts.items():
+        stored[table] = made.rows
+        sweep(con, table, (drops or ("",))[0], made)
     return stored
 
 
@@ -148,14 +167,15 @@ def take_back(con: duckdb.DuckDBPyConnection, drop: str) -> None:
             if main == LAST or _content_held(con, main, drop, passed) == passed:
                 continue
             former = _content_held(con, _FORMER + main, drop)
-            for table in tables:
+            for table in filter(partial(has_table, con), tables):
                 con.execute(f"DELETE FROM {quoted(table)} WHERE drop = ?", [drop])
-                if former is not None:
+                if former is not None and has_table(con, _FORMER + table):
                     kept = quoted(_FORMER + table)
                     con.execute(f"INSERT INTO {quoted(table)} BY NAME SELECT * FROM {kept} WHERE drop = ?", [drop])
             con.execute(f"DELETE FROM {HOLDINGS} WHERE table_name = ? AND drop = ?", [main, drop])
             if former is not None:
                 _copy_holding(con, _FORMER + main, main, drop)
+            _hold_parts(con, main, [drop])
         _forget_former(con, drop)
         con.commit()
     except BaseException:
@@ -170,7 +190,7 @@ def _keep_former(con: duckdb.DuckDBPyConnection, main: str, drop: str, content: 
         return
     if held == (content or _content_held(con, "raw_leads", drop)):
         return  # the same delivery again
-    for table in PASSED[main]:
+    for table in filter(partial(has_table, con), PASSED[main]):
         kept = _FORMER + table
         _fit_table(con, kept, con.table(table))
         con.execute(f"DELETE FROM {quoted(kept)} WHERE drop = ?", [drop])
@@ -190,7 +210,8 @@ def _forget_former(con: duckdb.DuckDBPyConnection, drop: str) -> None:
     for main, tables in PASSED.items():
         if _content_held(con, _FORMER + main, drop) is not None:
             for table in tables:
-                con.execute(f"DELETE FROM {quoted(_FORMER + table)} WHERE drop = ?", [drop])
+                if has_table(con, _FORMER + table):
+                    con.execute(f"DELETE FROM {quoted(_FORMER + table)} WHERE drop = ?", [drop])
             con.execute(f"DELETE FROM {HOLDINGS} WHERE table_name = ? AND drop = ?", [_FORMER + main, drop])
 
 
@@ -214,7 +235,8 @@ def rows_of(con: duckdb.DuckDBPyConnection, table: str, drops: Sequence[str] | N
     relation = con.table(table)
     if drops is not None and len(drops) == 1:  # of thousands: one is found without looking at the others
         _refuse_stale(con, table, drops[0])
-        return relation.filter(duckdb.ColumnExpression(DROP) == duckdb.ConstantExpression(drops[0]))
+        one = relation.filter(duckdb.ColumnExpression(DROP) == duckdb.ConstantExpression(drops[0]))
+        return with_parts(con, table, one, drops)
     wanted = "" if drops is None else " AND h.drop IN (SELECT unnest(?::VARCHAR[]))"
     current = (
         f"SELECT h.drop FROM {HOLDINGS} AS h LEFT JOIN {HOLDINGS} AS r "
@@ -227,14 +249,9 @@ def rows_of(con: duckdb.DuckDBPyConnection, table: str, drops: Sequence[str] | N
         [*given, table],
     ).fetchall()[0]
     if counted[0] == counted[1] and (counted[1] or drops is None):
-        return relation
-    return con.sql(f"SELECT * FROM {quoted(table)} WHERE drop IN ({current})", params=given)
-
-
-def has_table(con: duckdb.DuckDBPyConnection, table: str) -> bool:
-    """Whether the warehouse has this table."""
-    found = con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = ? AND NOT temporary", [table])
-    return bool(found.fetchall()[0][0])
+        return with_parts(con, table, relation, None)
+    rows = con.sql(f"SELECT * FROM {quoted(table)} WHERE drop IN ({current})", params=given)
+    return with_parts(con, table, rows, [drop for (drop,) in con.execute(current, given).fetchall()])
 
 
 def _refuse_stale(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> None:
@@ -336,6 +353,19 @@ def _hold(con: duckdb.DuckDBPyConnection, table: str, drops: Sequence[str], cont
         given,
     )
     con.execute("DROP TABLE newly_held")
+
+
+def _hold_parts(con: duckdb.DuckDBPyConnection, table: str, drops: Sequence[str]) -> None:
+    """Count and show the rows that a table holds of drops in parts."""
+    if not has_table(con, table + SUFFIX):
+        return
+    for drop in drops:
+        con.execute(
+            f"UPDATE {HOLDINGS} SET row_count = ? + (SELECT count(*) FROM {quoted(table)} WHERE drop = ?) "
+            "WHERE table_name = ? AND drop = ?",
+            [count_rows_in_parts(con, table, drop), drop, table, drop],
+        )
+        show_parts(con, table, drop)
 
 
 def _first_line(text: str) -> str:

@@ -14,11 +14,13 @@ from pydantic import Field
 from junk_leads.defs.assets import DROPS, INFERENCE_PIPELINE, TRAINING_PIPELINE, declared, lineage
 from junk_leads.defs.assets.champion import tell_of_champion
 from junk_leads.defs.checks import check_specs, evaluate, plain_failures, publish, stage, tell
-from junk_leads.defs.expectations import load_suite
+from junk_leads.defs.expectations import load_suite, looks_of
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.labelled_drops import LABELLED_DROPS
-from junk_leads.defs.resources import HomeResource
+from junk_leads.defs.resources import EngineResource, HomeResource
 from junk_leads.defs.trust import Accepting, trust_of, trust_specs
+from junk_leads.engine.drops import MadeTable, encode_drop
+from junk_leads.engine.table_parts import Output, count_of, parts_of, relation_of
 from junk_leads.errors import DropNotTrusted, TrainingRefused
 from junk_leads.reference import INTERACTION_GROUPS, lead_schema, model_settings
 from junk_leads.steps.leads import accounting
@@ -43,16 +45,18 @@ from junk_leads.stores.warehouse import rows_of
     ),
     backfill_policy=dg.BackfillPolicy.single_run(),  # training takes all its new drops in one run
 )
-def lead_counts(context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> Iterator[Any]:
+def lead_counts(
+    context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse], engine: EngineResource
+) -> Iterator[Any]:
     """Labelled leads, counted: one row for each kind, day of creation and label of a labelled drop.
 
     A kind is what models tell leads apart by: cleaned levels, tier, counts and interaction groups, before any encoder.
     All that is learned from leads is learned from these counts; a drop that is counted is not read again.
     """
-    with plain_failures():
+    with plain_failures(), engine.making("lead_counts", "all") as work:
         con, drops = warehouse.connection(), list(context.partition_keys)
         anew = [drop for drop in uncounted(con) if drop in drops] or drops
-        counts = stage(con, "lead_counts", counts_of(con, drops, anew))
+        counts = stage(con, "lead_counts", counts_of(con, drops, anew, work))
         labelled = rows_of(con, "cleaned_leads", anew).filter(f"{lead_schema().label} IS NOT NULL")
         made_from = {name: [("cleaned_leads", name)] for name in (*KIND_COLUMNS, lead_schema().label)}
         made_from |= {"created_day": [("cleaned_leads", "created_date")]}
@@ -123,6 +127,7 @@ def encoded_features(
     config: EncodingConfig,
     warehouse: dg.ResourceParam[Warehouse],
     home: HomeResource,
+    engine: EngineResource,
     cleaned_leads: duckdb.DuckDBPyRelation,
     interaction_groups: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
@@ -133,14 +138,24 @@ def encoded_features(
     A drop that contradicts what the champion was taught is refused here, unless somebody takes that upon them; what was
     found is kept in the table `drop_trust`.
     """
-    with plain_failures():
+    drop = context.partition_key
+    with plain_failures(), engine.making("encoded_features", drop) as work:
         con = warehouse.connection()
         model = home.registry.champion()
         tell_of_champion(context.instance, home.registry, model.version)
         encoder = model.encoder
-        encoded = stage(con, "encoded_features", encode(con, cleaned_leads, interaction_groups, encoder))
+        parts = parts_of(con, "cleaned_leads", drop)
+        encoded: Output
+        if parts:
+            groups, looks = (
+                parts_of(con, "interaction_groups", drop),
+                looks_of(load_suite("encoded_features", _facts(encoder))),
+            )
+            encoded, others = encode_drop(con, work, parts, groups, encoder, folder=work.folder, looks=looks)
+        else:
+            encoded = stage(con, "encoded_features", encode(con, cleaned_leads, interaction_groups, encoder))
+            others = accounting.count_others(encoded, encoder)
         leads = accounting.count(cleaned_leads)
-        others = accounting.count_others(encoded, encoder)
         usual_others = model.settings.get("shares_of_others")
         results = encoded_features_checks(con, encoded, encoder, leads, others, usual_others)
         metadata = {
@@ -150,7 +165,6 @@ def encoded_features(
             "leads_with_others": others,
             "dagster/column_lineage": _lineage(encoder),
         }
-        drop = context.partition_key
         beside = beside_training(con, home.registry, model.version, encoder, drop, cleaned_leads, interaction_groups)
         accepting = Accepting(config.why, config.by, context.run_id) if config.accept_drift else None
         trust = trust_of(con, home, drop, beside, accepting)
@@ -164,7 +178,7 @@ def encoded_features(
 
 def encoded_features_checks(
     con: duckdb.DuckDBPyConnection,
-    encoded: duckdb.DuckDBPyRelation,
+    encoded: Output,
     encoder: Encoder,
     leads: int,
     others: Mapping[str, int],
@@ -180,19 +194,28 @@ def encoded_features_checks(
         most = {column: min(1.0, share + model_settings()["others_band"]) for column, share in usual_others.items()}
     facts = {
         **{f"most_others:{column}": share for column, share in most.items()},
+        **_facts(encoder),
+    }
+    rows, columns = count_of(encoded), relation_of(con, encoded).columns
+    frames: dict[str, Any] = {
+        "header": tuple(columns),
+        "account": accounting.one_row(con, rows_unaccounted=abs(leads - rows)),
+        "others": accounting.one_row(con, **{column: n / max(rows, 1) for column, n in others.items()}),
+    }
+    if isinstance(encoded, MadeTable):
+        frames |= encoded.tallies
+    elif set(encoder.features) <= set(columns):
+        frames["rows"] = accounting.block_sums(con, encoded, encoder)
+    return evaluate(load_suite("encoded_features", facts), frames)
+
+
+def _facts(encoder: Encoder) -> dict[str, Any]:
+    """What the suite is told of the consumer of features."""
+    return {
         "consumer:columns": (*IDENTITY, *encoder.features),
         "consumer:encoder_id": (encoder.id,),
         "consumer:blocks": tuple(encoder.blocks),
     }
-    rows = accounting.count(encoded)
-    frames: dict[str, Any] = {
-        "header": tuple(encoded.columns),
-        "account": accounting.one_row(con, rows_unaccounted=abs(leads - rows)),
-        "others": accounting.one_row(con, **{column: n / max(rows, 1) for column, n in others.items()}),
-    }
-    if set(encoder.features) <= set(encoded.columns):
-        frames["rows"] = accounting.block_sums(con, encoded, encoder)
-    return evaluate(load_suite("encoded_features", facts), frames)
 
 
 def _lineage(encoder: Encoder) -> dg.TableColumnLineage:

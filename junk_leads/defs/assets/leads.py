@@ -7,7 +7,7 @@ What does not: the steps themselves (`steps/`) and the expectations (`reference/
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import dagster as dg
 import duckdb
@@ -25,10 +25,13 @@ from junk_leads.defs.checks import (
     stage,
     tell,
 )
-from junk_leads.defs.expectations import Evidence, Frame, load_suite
+from junk_leads.defs.expectations import Evidence, Frame, load_suite, looks_of
 from junk_leads.defs.io_managers import Warehouse, describe
 from junk_leads.defs.labelled_drops import keep_labelled_drops
-from junk_leads.defs.resources import HomeResource
+from junk_leads.defs.resources import EngineResource, HomeResource
+from junk_leads.engine.drops import MadeTable, ReadDrop, clean_drop, group_drop, read_drop
+from junk_leads.engine.making import Making
+from junk_leads.engine.table_parts import Output, count_of, parts_of, relation_of
 from junk_leads.errors import DropRefused, DropUnknown
 from junk_leads.reference import interaction_groups as groups_of_interactions
 from junk_leads.reference import lead_schema
@@ -46,12 +49,16 @@ from junk_leads.stores.warehouse import has_table, holds, rows_of, store, take_b
 SCHEMA = lead_schema()
 GROUP = DATA_PIPELINE
 REJECTED_SHOWN = 50  # rows in the catalogue; all are in the table
+Read: TypeAlias = Reading | ReadDrop
 _MEND = "mend the file and deliver it again"
 
 
 @dg.asset(**declared("raw_leads", GROUP, {"duckdb", "csv"}, **freshness()))
 def raw_leads(
-    context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse], home: HomeResource
+    context: dg.AssetExecutionContext,
+    warehouse: dg.ResourceParam[Warehouse],
+    home: HomeResource,
+    engine: EngineResource,
 ) -> Iterator[Any]:
     """Leads as delivered: one row for each lead of a drop, typed, with `drop` and `lead_number` (from 1, file order).
 
@@ -60,7 +67,7 @@ def raw_leads(
     a file that cannot be read goes to `quarantine/` with a `reason.json`, and former rows stay.
     """
     drop = context.partition_key
-    with plain_failures():
+    with plain_failures(), engine.making("raw_leads", drop) as work:
         try:
             delivery = home.ledger.newest(drop)
         except DropUnknown:
@@ -68,7 +75,7 @@ def raw_leads(
             raise
         refuse_without_room(home.home.root, delivery.path, scored=False)
         try:
-            reading, results = _read(warehouse.connection(), delivery)
+            reading, results = _read(warehouse.connection(), delivery, engine, work)
         except DropRefused as refused:
             _refuse(home, warehouse, delivery, refused)
             yield from tell([_refused_result(delivery, refused)])
@@ -78,7 +85,9 @@ def raw_leads(
         if refusal(results) is not None:
             _refuse(home, warehouse, delivery, _refusal_of_rows(results), reading)
         outputs = {
-            "raw_leads": reading.leads.select(drop_value, duckdb.StarExpression()),
+            "raw_leads": reading.table
+            if isinstance(reading, ReadDrop)
+            else reading.leads.select(drop_value, duckdb.StarExpression()),
             "rejected_leads": rejected,
             "delivered_drops": _delivered(warehouse.connection(), delivery, reading),
         }
@@ -131,7 +140,11 @@ def _refusal_of_rows(results: list[dg.AssetCheckResult]) -> DropRefused:
 
 
 def _refuse(
-    home: HomeResource, warehouse: Warehouse, delivery: Delivery, refused: DropRefused, reading: Reading | None = None
+    home: HomeResource,
+    warehouse: Warehouse,
+    delivery: Delivery,
+    refused: DropRefused,
+    reading: Read | None = None,
 ) -> None:
     """Refuse a delivery: the drop's former one is back in the tables before the file goes to `quarantine/`.
 
@@ -197,14 +210,21 @@ def _judge(home: HomeResource, warehouse: Warehouse, drop: str, results: list[dg
         _refuse(home, warehouse, delivery, _refusal_of_rows(results))
 
 
-def _read(con: duckdb.DuckDBPyConnection, delivery: Delivery) -> tuple[Reading, list[dg.AssetCheckResult]]:
+def _read(
+    con: duckdb.DuckDBPyConnection, delivery: Delivery, engine: EngineResource, work: Making
+) -> tuple[Read, list[dg.AssetCheckResult]]:
     _refuse_changed(delivery)
-    reading = read_leads(con, delivery.path, SCHEMA)
+    reading: Read
+    if engine.takes(delivery):
+        looks, shards = looks_of(load_suite("raw_leads")), engine.shards(delivery)
+        reading = read_drop(con, work, shards, drop=delivery.drop, folder=work.folder, looks=looks)
+    else:
+        reading = read_leads(con, delivery.path, SCHEMA)
     return reading, raw_leads_checks(con, reading)
 
 
-def raw_leads_checks(con: duckdb.DuckDBPyConnection, reading: Reading) -> list[dg.AssetCheckResult]:
-    """The checks of raw_leads, over a file as read."""
+def raw_leads_checks(con: duckdb.DuckDBPyConnection, reading: Read) -> list[dg.AssetCheckResult]:
+    """The checks of raw_leads, over a file as read, or the shards of a drop."""
     frames: dict[str, Frame] = {
         "header": _named(reading.header),
         "known_header": _named((*SCHEMA.names, *reading.ignored)),
@@ -213,11 +233,20 @@ def raw_leads_checks(con: duckdb.DuckDBPyConnection, reading: Reading) -> list[d
             rows_rejected=reading.rows_rejected,
             rejected_share=reading.rows_rejected / max(reading.rows_read, 1),
         ),
-        "rows": accounting.narrow_rows(con, reading.leads, SCHEMA),
-        "interactions": accounting.counted_interactions(con, reading.leads, SCHEMA),
+        **_frames(con, reading.table if isinstance(reading, ReadDrop) else reading.leads),
     }
     found = {"has_few_rejected_rows": rejections_sentence(reading.rejected, reading.rows_read)}
     return evaluate(load_suite("raw_leads"), frames, found)
+
+
+def _frames(con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation | MadeTable) -> dict[str, Frame]:
+    """What the checks look at of leads, raw or cleaned."""
+    if isinstance(leads, MadeTable):
+        return dict(leads.tallies)
+    return {
+        "rows": accounting.narrow_rows(con, leads, SCHEMA),
+        "interactions": accounting.counted_interactions(con, leads, SCHEMA),
+    }
 
 
 def _named(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -249,7 +278,7 @@ def _refused_result(delivery: Delivery, refused: DropRefused) -> dg.AssetCheckRe
     return results[0]._replace(metadata={**results[0].metadata, **told})
 
 
-def _delivered(con: duckdb.DuckDBPyConnection, delivery: Delivery, reading: Reading) -> duckdb.DuckDBPyRelation:
+def _delivered(con: duckdb.DuckDBPyConnection, delivery: Delivery, reading: Read) -> duckdb.DuckDBPyRelation:
     """One row about the file behind a drop: its table is `delivered_drops`."""
     return con.sql(
         "SELECT ? AS drop, ? AS file_name, ? AS content, ?::VARCHAR[] AS header, ?::BOOLEAN AS labelled, "
@@ -266,7 +295,7 @@ def _delivered(con: duckdb.DuckDBPyConnection, delivery: Delivery, reading: Read
     )
 
 
-def _metadata(delivery: Delivery, reading: Reading) -> dict[str, Any]:
+def _metadata(delivery: Delivery, reading: Read) -> dict[str, Any]:
     return {
         "file": delivery.file_name,
         "labelled": reading.labelled,
@@ -281,6 +310,7 @@ def cleaned_leads(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Warehouse],
     home: HomeResource,
+    engine: EngineResource,
     raw_leads: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
     """Cleaned leads: one row for each lead of a drop that is not an exact duplicate of an earlier one.
@@ -290,17 +320,23 @@ def cleaned_leads(
     put back by the code map that holds for the drop, if any.
     """
     drop = context.partition_key
-    with plain_failures(), _refusing(home, warehouse, drop):
+    with plain_failures(), _refusing(home, warehouse, drop), engine.making("cleaned_leads", drop) as work:
         con = warehouse.connection()
         code_map = home.code_maps.holding(drop, home.ledger.newest(drop).file_name)
-        leads = apply_codes(con, raw_leads, code_map.codes) if code_map else raw_leads
-        cleaned = stage(con, "cleaned_leads", clean(con, leads, SCHEMA))
-        duplicates = accounting.count(con.table("duplicate_leads"))
+        codes = code_map.codes if code_map else {}
+        parts = parts_of(con, "raw_leads", drop)
+        cleaned: Output
+        if parts:
+            looks = looks_of(load_suite("cleaned_leads"))
+            cleaned, duplicates = clean_drop(con, work, parts, codes=codes, folder=work.folder, looks=looks)
+        else:
+            cleaned = stage(con, "cleaned_leads", clean(con, apply_codes(con, raw_leads, codes), SCHEMA))
+            duplicates = accounting.count(con.table("duplicate_leads"))
         results = cleaned_leads_checks(con, cleaned, accounting.count(raw_leads), duplicates)
         _judge(home, warehouse, drop, results)
         made_from = {name: [("raw_leads", name)] for name in SCHEMA.names}
         made_from |= {name: [("raw_leads", "city_mapped")] for name in ("city_tier", "is_city_missing")}
-        known = _known_leads(con, cleaned, context.partition_key)
+        known = _known_leads(con, relation_of(con, cleaned), context.partition_key)
         metadata = {
             "duplicates": duplicates,
             **known,
@@ -334,17 +370,16 @@ def _told_of(code_map: CodeMap | None) -> dict[str, Any]:
 
 
 def cleaned_leads_checks(
-    con: duckdb.DuckDBPyConnection, cleaned: duckdb.DuckDBPyRelation, delivered: int, duplicates: int
+    con: duckdb.DuckDBPyConnection, cleaned: Output, delivered: int, duplicates: int
 ) -> list[dg.AssetCheckResult]:
     """The checks of cleaned_leads; `delivered` leads came in, `duplicates` were dropped."""
     account = accounting.one_row(
         con,
-        rows_unaccounted=abs(delivered - duplicates - accounting.count(cleaned)),
+        rows_unaccounted=abs(delivered - duplicates - count_of(cleaned)),
         duplicate_share=duplicates / max(delivered, 1),
     )
     frames: dict[str, Frame] = {
-        "rows": accounting.narrow_rows(con, cleaned, SCHEMA),
-        "interactions": accounting.counted_interactions(con, cleaned, SCHEMA),
+        **_frames(con, cleaned),
         "account": account,
     }
     return evaluate(load_suite("cleaned_leads"), frames)
@@ -355,6 +390,7 @@ def interaction_groups(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Warehouse],
     home: HomeResource,
+    engine: EngineResource,
     cleaned_leads: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
     """Interactions in groups: one row for each cleaned lead, the 37 columns summed into assistance, career,
@@ -363,9 +399,14 @@ def interaction_groups(
     With them a drop is accepted, and its file goes to `archive/`.
     """
     drop = context.partition_key
-    with plain_failures(), _refusing(home, warehouse, drop):
+    with plain_failures(), _refusing(home, warehouse, drop), engine.making("interaction_groups", drop) as work:
         con = warehouse.connection()
-        groups = stage(con, "interaction_groups", group_interactions(con, cleaned_leads))
+        parts = parts_of(con, "cleaned_leads", drop)
+        groups: Output
+        if parts:
+            groups = group_drop(con, work, parts, folder=work.folder, looks=looks_of(load_suite("interaction_groups")))
+        else:
+            groups = stage(con, "interaction_groups", group_interactions(con, cleaned_leads))
         results = interaction_groups_checks(con, groups, cleaned_leads)
         _judge(home, warehouse, drop, results)
         delivery = _on_its_way(home, warehouse, drop)
@@ -385,13 +426,17 @@ def interaction_groups(
 
 
 def interaction_groups_checks(
-    con: duckdb.DuckDBPyConnection, groups: duckdb.DuckDBPyRelation, leads: duckdb.DuckDBPyRelation
+    con: duckdb.DuckDBPyConnection, groups: Output, leads: duckdb.DuckDBPyRelation
 ) -> list[dg.AssetCheckResult]:
     """The checks of interaction_groups, made from these cleaned leads."""
-    unaccounted = abs(accounting.count(groups) - accounting.count(leads))
+    unaccounted = abs(count_of(groups) - accounting.count(leads))
+    seen: dict[str, Frame] = (
+        dict(groups.tallies)
+        if isinstance(groups, MadeTable)
+        else {"rows": groups, "differences": accounting.sum_differences(con, groups, leads, SCHEMA)}
+    )
     frames: dict[str, Frame] = {
-        "rows": groups,
-        "differences": accounting.sum_differences(con, groups, leads, SCHEMA),
+        **seen,
         "account": accounting.one_row(con, rows_unaccounted=unaccounted),
     }
     return evaluate(load_suite("interaction_groups"), frames)

@@ -16,9 +16,11 @@ from pydantic import Field
 from junk_leads.capacity import refuse_without_room
 from junk_leads.defs.assets import INFERENCE_PIPELINE, declared, freshness, lineage
 from junk_leads.defs.checks import evaluate, inert, plain_failures, publish
-from junk_leads.defs.expectations import load_suite
+from junk_leads.defs.expectations import load_suite, looks_of
 from junk_leads.defs.io_managers import Warehouse
-from junk_leads.defs.resources import HomeResource
+from junk_leads.defs.resources import EngineResource, HomeResource
+from junk_leads.engine.drops import MadeTable, score_drop, write_scored_drop
+from junk_leads.engine.table_parts import Output, count_of, parts_of, relation_of
 from junk_leads.reference import model_settings
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.reading import delivered_rows
@@ -28,6 +30,7 @@ from junk_leads.stores.drops.trusting import warnings_of
 from junk_leads.stores.warehouse import has_table, rows_of
 
 GROUP = INFERENCE_PIPELINE
+LOOKS = looks_of(load_suite("predictions"))
 
 
 class ScoredFiles(dg.Config):
@@ -42,6 +45,7 @@ def predictions(
     config: ScoredFiles,
     warehouse: dg.ResourceParam[Warehouse],
     home: HomeResource,
+    engine: EngineResource,
     encoded_features: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
     """Predictions: one row for each cleaned lead, by the model in Production (the champion).
@@ -51,14 +55,19 @@ def predictions(
     column `warning` when something about the drop warns.
     """
     drop = context.partition_key
-    with plain_failures():
+    with plain_failures(), engine.making("predictions", drop) as work:
         con = warehouse.connection()
         about = _about_drop(con, drop)
         # the file that these leads came from: a newer delivery of the drop may wait, or have been refused
-        path = home.ledger.of_content(drop, about["content"]).path
-        refuse_without_room(home.home.root, path, scored=True)
+        delivery = home.ledger.of_content(drop, about["content"])
+        refuse_without_room(home.home.root, delivery.path, scored=True)
         model = home.registry.champion()
-        scored = score_features(con, encoded_features, model)
+        parts = parts_of(con, "encoded_features", drop)
+        scored: Output
+        if parts:
+            scored = score_drop(con, work, parts, model, folder=work.folder, looks=LOOKS)
+        else:
+            scored = score_features(con, encoded_features, model)
         results = predictions_checks(con, scored, accounting.count(encoded_features))
         made_from = {"probability": [("encoded_features", f) for f in model.encoder.features]}
         target = home.home.predictions / f"{drop}.csv"
@@ -69,26 +78,38 @@ def predictions(
         }
         yield from publish(scored, results, metadata)
         con = warehouse.connection()
-        told, warnings = rows_of(con, "predictions", [drop]), warnings_of(con, drop)
-        if warnings:
-            warning = duckdb.ConstantExpression("; ".join(warnings)).alias("warning")
-            told = told.select(duckdb.StarExpression(), warning)
-        write_scored_file(con, target, tuple(about["header"]), delivered_rows(path), told, parquet=config.parquet)
+        told, warning = rows_of(con, "predictions", [drop]), "; ".join(warnings_of(con, drop))
+        header, parquet = tuple(about["header"]), config.parquet
+        if isinstance(scored, MadeTable):
+            write_scored_drop(
+                work,
+                engine.shards(delivery),
+                scored.parts,
+                parts_of(con, "raw_leads", drop),
+                target,
+                header=header,
+                warning=warning,
+                folder=f"{work.folder}.scored",
+                parquet=parquet,
+            )
+        else:
+            if warning:
+                told = told.select(duckdb.StarExpression(), duckdb.ConstantExpression(warning).alias("warning"))
+            write_scored_file(con, target, header, delivered_rows(delivery.path), told, parquet=parquet)
         warehouse.release()
 
 
-def predictions_checks(
-    con: duckdb.DuckDBPyConnection, scored: duckdb.DuckDBPyRelation, leads: int
-) -> list[dg.AssetCheckResult]:
+def predictions_checks(con: duckdb.DuckDBPyConnection, scored: Output, leads: int) -> list[dg.AssetCheckResult]:
     """The checks of predictions for this many cleaned leads."""
-    rows = accounting.count(scored)
-    distinct = con.sql("SELECT count(DISTINCT probability) FROM scored").fetchall()[0][0]
+    rows, told = count_of(scored), relation_of(con, scored)  # noqa: F841  named in the SQL below
+    distinct = con.sql("SELECT count(DISTINCT probability) FROM told").fetchall()[0][0]
+    seen = scored.tallies["rows"] if isinstance(scored, MadeTable) else scored
     account = accounting.one_row(
         con,
         rows_unaccounted=abs(leads - rows),
         distinct_probabilities=distinct if rows >= accounting.TELLING_DROP else 2,
     )
-    return evaluate(load_suite("predictions"), {"rows": scored, "account": account})
+    return evaluate(load_suite("predictions"), {"rows": seen, "account": account})
 
 
 @dg.asset(**declared("prediction_summary", GROUP, {"duckdb"}))
@@ -147,12 +168,12 @@ def _share_of_other_times(con: duckdb.DuckDBPyConnection, drop: str) -> float:
     """The share of a drop's leads created before any labelled lead, or more than a year after the last."""
     if not has_table(con, "lead_counts"):
         return 0.0
-    found = con.execute(
+    cleaned = rows_of(con, "cleaned_leads", [drop])  # noqa: F841  named in the SQL below
+    found = con.sql(
         "WITH taught AS "
         "(SELECT min(created_day) AS first, max(created_day) + INTERVAL 1 YEAR AS last FROM lead_counts) "
         "SELECT coalesce(avg((created_date::DATE NOT BETWEEN first AND last)::TINYINT), 0) "
-        "FROM cleaned_leads, taught WHERE drop = ? AND first IS NOT NULL",
-        [drop],
+        "FROM cleaned, taught WHERE first IS NOT NULL"
     ).fetchall()
     return float(found[0][0])
 

@@ -1,10 +1,11 @@
 """The facts about a table that its checks look at: accounts of rows, sums, missing values.
 
-What lives here: one-row accounts and narrow relations made of a table for its suite. What does not: what is
-expected of them (`reference/expectations/`).
+What lives here: one-row accounts and narrow relations made of a table for its suite, and the distinct values of a
+column, which is all that a suite looks at of one. What does not: what is expected of them (`reference/expectations/`).
 """
 
 import duckdb
+import pyarrow as pa
 
 from junk_leads.reference import INTERACTION_GROUPS, LeadSchema
 from junk_leads.steps.leads.encoding import Encoder
@@ -89,3 +90,17 @@ def count_others(encoded: duckdb.DuckDBPyRelation, encoder: Encoder) -> dict[str
 def count(relation: duckdb.DuckDBPyRelation) -> int:
     """The number of rows."""
     return int(relation.count("*").fetchall()[0][0])
+
+
+def distinct_values(relation: duckdb.DuckDBPyRelation, column: str, *, missing_only: bool = False) -> pa.Table:
+    """A column's distinct values, a missing one last, as `value` and `row_count`: how many rows have each.
+
+    When `missing_only`, any one value stands for all that are there.
+    """
+    cell = quoted(column)
+    differing = f"{cell} IS NULL" if missing_only else cell
+    return (
+        relation.aggregate(f"any_value({cell}) AS value, count(*) AS row_count", differing)
+        .order("value")
+        .to_arrow_table()
+    )

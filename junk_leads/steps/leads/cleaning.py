@@ -52,24 +52,37 @@ def clean(
     """
     normalised = normalise(con, leads, schema)  # noqa: F841  named in the SQL below
     con.execute("CREATE OR REPLACE TEMP TABLE normalised_leads AS SELECT * FROM normalised")
-    values = ", ".join(map(quoted, con.table("normalised_leads").columns[2:]))
     # exact comparison of all columns is dear: compare only the rows whose hashes meet
-    con.execute(
+    hashed = row_hashes(con, con.table("normalised_leads"))  # noqa: F841  named in the SQL below
+    suspects = con.sql(
+        """
+        WITH met AS (SELECT drop, row_hash FROM hashed GROUP BY ALL HAVING count(*) > 1)
+        SELECT * FROM normalised_leads
+        SEMI JOIN (SELECT * FROM hashed SEMI JOIN met USING (drop, row_hash)) USING (drop, lead_number)
+        """
+    )
+    repeats = repeated_leads(con, suspects)  # noqa: F841  named in the SQL below
+    con.execute("CREATE OR REPLACE TEMP TABLE duplicate_leads AS SELECT * FROM repeats")
+    if con.table("duplicate_leads").limit(1).fetchall():
+        return con.sql("SELECT * FROM normalised_leads ANTI JOIN duplicate_leads USING (drop, lead_number)")
+    return con.table("normalised_leads")
+
+
+def row_hashes(con: duckdb.DuckDBPyConnection, normalised: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """A hash of every column after `drop` and `lead_number`: equal leads have equal ones, wherever they are hashed."""
+    values = ", ".join(map(quoted, normalised.columns[2:]))
+    return con.sql(f"SELECT drop, lead_number, hash({values}) AS row_hash FROM normalised")
+
+
+def repeated_leads(con: duckdb.DuckDBPyConnection, suspects: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """The leads (`drop`, `lead_number`) that are equal in every column to an earlier one of their drop."""
+    values = ", ".join(map(quoted, suspects.columns[2:]))
+    return con.sql(
         f"""
-        CREATE OR REPLACE TEMP TABLE duplicate_leads AS
-        WITH hashed AS (SELECT drop, lead_number, hash({values}) AS row_hash FROM normalised_leads),
-        met AS (SELECT drop, row_hash FROM hashed GROUP BY ALL HAVING count(*) > 1),
-        suspects AS (
-            SELECT * FROM normalised_leads
-            SEMI JOIN (SELECT * FROM hashed SEMI JOIN met USING (drop, row_hash)) USING (drop, lead_number)
-        )
         SELECT drop, lead_number FROM suspects
         QUALIFY row_number() OVER (PARTITION BY drop, {values} ORDER BY lead_number) > 1
         """
     )
-    if con.table("duplicate_leads").limit(1).fetchall():
-        return con.sql("SELECT * FROM normalised_leads ANTI JOIN duplicate_leads USING (drop, lead_number)")
-    return con.table("normalised_leads")
 
 
 def normalise(

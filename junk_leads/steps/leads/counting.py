@@ -31,3 +31,9 @@ def count_leads(
         GROUP BY ALL
         """
     )
+
+
+def add_up_counts(con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """The counts of leads from those of parts of them, wherever these were counted."""
+    alike = ", ".join(quoted(column) for column in counts.columns if column != "lead_count")
+    return con.sql(f"SELECT {alike}, sum(lead_count)::BIGINT AS lead_count FROM counts GROUP BY ALL")

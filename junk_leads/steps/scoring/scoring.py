@@ -8,11 +8,11 @@ import csv
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import duckdb
 import numpy as np
@@ -207,6 +207,45 @@ def write_scored_file(
             os.replace(columnar, path.with_suffix(".parquet"))
         os.replace(part, path)
     return written
+
+
+def join_scored_files(paths: Sequence[Path], target: Path, *, parquet: bool = False) -> None:
+    """Join scored files of one drop, in their order, whole or not at all; with `parquet` those beside them too."""
+    part, columnar = target.with_suffix(".part"), target.with_suffix(".parquet.part")
+    try:
+        with part.open("wb") as file:
+            for number, path in enumerate(paths):
+                with path.open("rb") as rows:
+                    if number:
+                        rows.seek(_heading_bytes(rows))
+                    shutil.copyfileobj(rows, file, 1 << 20)
+        if parquet:
+            _join_parquet([path.with_suffix(".parquet") for path in paths], columnar)
+            os.replace(columnar, target.with_suffix(".parquet"))
+        else:
+            target.with_suffix(".parquet").unlink(missing_ok=True)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+        columnar.unlink(missing_ok=True)
+
+
+def _heading_bytes(rows: BinaryIO) -> int:
+    """Where the first row begins; a delivered name may hold line ends, inside quotes."""
+    heading = rows.readline()
+    while heading.count(b'"') % 2:
+        heading += rows.readline()
+    return len(heading)
+
+
+def _join_parquet(paths: Sequence[Path], target: Path) -> None:
+    from pyarrow import parquet
+
+    with parquet.ParquetWriter(target, parquet.read_schema(paths[0]), compression="zstd") as writer:
+        for path in paths:
+            with parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches():
+                    writer.write_batch(batch)
 
 
 def _joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

@@ -8,6 +8,9 @@ from collections.abc import Collection, Sequence
 
 import duckdb
 
+from junk_leads.engine.drops import count_drop
+from junk_leads.engine.executors import Executor, InProcess
+from junk_leads.engine.table_parts import parts_of
 from junk_leads.steps.leads.counting import count_leads
 from junk_leads.stores.warehouse import HOLDINGS, has_table, rows_of
 
@@ -42,14 +45,26 @@ def _drops(con: duckdb.DuckDBPyConnection) -> list[tuple[str, bool]]:
     ).fetchall()
 
 
-def counts_of(con: duckdb.DuckDBPyConnection, drops: Sequence[str], anew: Collection[str]) -> duckdb.DuckDBPyRelation:
-    """The counts of labelled drops: of those that are `anew`, counted now, of the others as they are stored."""
+def counts_of(
+    con: duckdb.DuckDBPyConnection, drops: Sequence[str], anew: Collection[str], executor: Executor | None = None
+) -> duckdb.DuckDBPyRelation:
+    """The counts of labelled drops: of those that are `anew`, counted now, of the others as they are stored.
+
+    Drops in shards are counted by the executor, in this process unless told.
+    """
     stored = [drop for drop in drops if drop not in anew]
-    new = [drop for drop in drops if drop in anew]
-    if not new:
-        return rows_of(con, COUNTS, stored)
-    counted = count_leads(con, rows_of(con, "cleaned_leads", new), rows_of(con, "interaction_groups", new))
-    if not stored:
-        return counted
-    former = rows_of(con, COUNTS, stored)  # noqa: F841  named in the SQL below
-    return con.sql("SELECT * FROM former UNION ALL BY NAME SELECT * FROM counted")
+    in_parts = {drop: parts_of(con, "cleaned_leads", drop) for drop in drops if drop in anew}
+    new = [drop for drop, parts in in_parts.items() if not parts]
+    found = [
+        count_drop(con, executor or InProcess(), parts, parts_of(con, "interaction_groups", drop))
+        for drop, parts in in_parts.items()
+        if parts
+    ]
+    if new:
+        found.append(count_leads(con, rows_of(con, "cleaned_leads", new), rows_of(con, "interaction_groups", new)))
+    if stored or not found:
+        found.append(rows_of(con, COUNTS, stored))
+    counts, *others = found
+    for other in others:  # noqa: B007  named in the SQL below
+        counts = con.sql("SELECT * FROM counts UNION ALL BY NAME SELECT * FROM other")
+    return counts
