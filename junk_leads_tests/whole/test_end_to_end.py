@@ -365,9 +365,10 @@ def test_a_person_sees_the_graph_materialises_a_summary_and_reads_its_checks_and
     page.get_by_text("200 leads scored of 200 rows delivered").wait_for()
     page.get_by_role("tab", name="Checks").click()
     checks = load_suite("prediction_summary").descriptions
-    for check in checks:
-        page.get_by_title(check).first.wait_for()
-    page.get_by_text("Succeeded", exact=True).nth(len(checks) - 1).wait_for()
+    for check in checks:  # beside its name stands the worst of all drops: another was refused, and its checks skipped
+        page.get_by_title(check).first.click()
+        page.get_by_text("Passed", exact=True).first.wait_for()
+        page.get_by_text("august", exact=True).first.wait_for()
 
     # the model: its figures, and its plots as pictures
     page.goto("/assets/lightgbm_model")

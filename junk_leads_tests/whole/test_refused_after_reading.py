@@ -101,7 +101,8 @@ def test_fault_63_a_failed_check_of_cleaned_leads_refuses_the_drop(
     outcome, path = deliver("pune", "agra", duplicates=1)
     folder = refused_line(home, outcome, f"cleaned_leads was not stored: {DUPLICATES}")
     reason = json.loads((folder / "reason.json").read_text(encoding="utf-8"))
-    assert (reason["what"], reason["where"], reason["do"]) == (DUPLICATES, "rows", MEND)
+    assert (reason["what"], reason["where"]) == (DUPLICATES, "rows")
+    assert reason["do"] == f"{MEND}; every rejected row is in rejected_rows.csv beside this reason"
     assert (folder / "july.csv").read_bytes() == path.read_bytes()
     assert list(home.archive.iterdir()) == []
     assert list(home.handed.iterdir()) == []

@@ -21,7 +21,7 @@ from junk_leads.reference import lead_schema, model_settings
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.watching.outcomes import Fared, how_versions_fared, match_outcomes, outcomes_markdown
 from junk_leads.stores.registry import Registry
-from junk_leads.stores.warehouse import has_table
+from junk_leads.stores.warehouse import has_table, rows_of
 
 KEEPS = "champion_keeps_its_promise"
 
@@ -71,7 +71,9 @@ def outcomes(
         found = stage(
             con,
             "outcomes",
-            match_outcomes(con, con.table("predictions"), con.table("cleaned_leads"), trained_on, lead_schema()),
+            match_outcomes(
+                con, *(rows_of(con, table) for table in ("predictions", "cleaned_leads")), trained_on, lead_schema()
+            ),
         )
         scorers = {str(row[0]) for row in found.select("model_version").distinct().fetchall()}
         promised = {
