@@ -68,13 +68,8 @@ def outcomes(
         registry = home.registry
         versions = registry.versions()
         trained_on = {version.version: list(version.drops) for version in versions}
-        found = stage(
-            con,
-            "outcomes",
-            match_outcomes(
-                con, *(rows_of(con, table) for table in ("predictions", "cleaned_leads")), trained_on, lead_schema()
-            ),
-        )
+        scored, cleaned = rows_of(con, "predictions"), rows_of(con, "cleaned_leads")
+        found = stage(con, "outcomes", match_outcomes(con, scored, cleaned, trained_on, lead_schema()))
         scorers = {str(row[0]) for row in found.select("model_version").distinct().fetchall()}
         promised = {
             version.version: _bounds(registry.evaluation(version.version))
