@@ -1,7 +1,7 @@
 """Making the parts of one table: where they go, and who makes them.
 
 What lives here: a folder of its own for each making, deleted when the making fails, and an executor that is connected
-to when it is first needed. What does not: which parts a table has after all (`stores/table_parts.py`).
+to when it is first needed. What does not: which parts a table has after all (`table_parts.py`).
 """
 
 import shutil

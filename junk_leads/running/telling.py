@@ -4,7 +4,6 @@ What lives here: what the commands `drops` and `checks` answer; nothing is launc
 (`steps/pages/`).
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from junk_leads.defs.jobs import DATA_ASSETS, INFERENCE_ASSETS
 from junk_leads.errors import DropUnknown
 from junk_leads.home import Home
 from junk_leads.steps.pages.findings import findings_page
+from junk_leads.stores.making import write_whole
 from junk_leads.stores.telling.findings import Finding, Findings
 from junk_leads.stores.telling.history import collect_history
 from junk_leads.stores.warehouse import connect
@@ -65,9 +65,7 @@ def _told(finding: Finding) -> dict[str, Any]:
 def write_checks_page(home: Home) -> Path:
     """Write `reports/checks.html`, one page over all drops; returns it."""
     page = home.reports / "checks.html"
-    part = page.with_suffix(".part")
-    part.write_text(findings_page(told_checks(home)), encoding="utf-8")
-    os.replace(part, page)
+    write_whole(page, findings_page(told_checks(home)))
     return page
 
 

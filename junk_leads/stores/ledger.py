@@ -26,6 +26,7 @@ from junk_leads.engine.executors import Executor
 from junk_leads.engine.shards import MANIFEST, content_of_shard, find_shards, name_of, shards_of, write_manifest
 from junk_leads.errors import DropRefused, DropUnknown, JunkLeadsError
 from junk_leads.home import Home
+from junk_leads.stores.making import write_whole
 
 SUFFIXES = (".csv", ".csv.gz")
 LONGEST_KEY = 80
@@ -93,41 +94,46 @@ def content_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def opened(home: Home) -> Iterator[sqlite3.Connection]:
+    """The ledger's file, for one transaction; other tables than that of deliveries are in it too.
+
+    Raises JunkLeadsError when it cannot be used; nothing is changed then.
+    """
+    try:
+        with closing(sqlite3.connect(home.ledger, timeout=60)) as db, db:
+            db.row_factory = sqlite3.Row
+            db.execute("PRAGMA synchronous=FULL")
+            yield db
+    except sqlite3.Error as error:
+        raise JunkLeadsError(
+            f"the ledger {home.ledger} cannot be used ({error}); nothing was changed: restore it from a "
+            f"backup, or move it away and deliver the files again"
+        ) from error
+
+
 class Ledger:
     """The ledger of one home; every method is a transaction of its own."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        with self._open() as db:
+        with opened(self.home) as db:
             db.execute(_TABLE)
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(sqlite3.connect(self.home.ledger, timeout=60)) as db, db:
-                db.row_factory = sqlite3.Row
-                db.execute("PRAGMA synchronous=FULL")
-                yield db
-        except sqlite3.Error as error:
-            raise JunkLeadsError(
-                f"the ledger {self.home.ledger} cannot be used ({error}); nothing was changed: restore it from a "
-                f"backup, or move it away and deliver the files again"
-            ) from error
 
     def deliveries(self) -> list[Delivery]:
         """Every delivery, oldest first."""
-        with self._open() as db:
+        with opened(self.home) as db:
             return [self._delivery(row) for row in db.execute("SELECT * FROM deliveries ORDER BY number")]
 
     def deliveries_of(self, drop: str) -> list[Delivery]:
         """Every delivery of a drop, oldest first."""
-        with self._open() as db:
+        with opened(self.home) as db:
             rows = db.execute("SELECT * FROM deliveries WHERE drop_key = ? ORDER BY number", [drop])
             return [self._delivery(row) for row in rows]
 
     def newest(self, drop: str) -> Delivery:
         """The newest delivery of a drop; raises DropUnknown when there was none."""
-        with self._open() as db:
+        with opened(self.home) as db:
             row = db.execute(
                 "SELECT * FROM deliveries WHERE drop_key = ? ORDER BY number DESC LIMIT 1", [drop]
             ).fetchone()
@@ -137,7 +143,7 @@ class Ledger:
 
     def of_content(self, drop: str, content: str) -> Delivery:
         """The delivery of this content of a drop; raises DropUnknown when there was none."""
-        with self._open() as db:
+        with opened(self.home) as db:
             row = db.execute("SELECT * FROM deliveries WHERE drop_key = ? AND content = ?", [drop, content]).fetchone()
         if row is None:
             raise DropUnknown(f"drop {drop!r} was never delivered with this content; deliver its file again")
@@ -151,7 +157,7 @@ class Ledger:
         name = name or path.name
         key = drop_key(name)
         name = name.encode("utf-8", "replace").decode()  # a name that is not UTF-8 cannot be noted as it is
-        with self._open() as db:
+        with opened(self.home) as db:
             db.execute("BEGIN IMMEDIATE")
             former = db.execute(
                 "SELECT attempts FROM deliveries WHERE drop_key = ? AND content = ?", [key, content]
@@ -166,7 +172,7 @@ class Ledger:
 
     def settle(self, delivery: Delivery, status: str, *, reason: str = "", path: Path | None = None) -> None:
         """Note what became of a delivery, and where its file is now."""
-        with self._open() as db:
+        with opened(self.home) as db:
             db.execute(
                 "UPDATE deliveries SET status = ?, reason = ?, path = ?, updated = ? WHERE number = ?",
                 [status, reason, self._noted(path or delivery.path), time.time(), delivery.number],
@@ -214,7 +220,7 @@ class Ledger:
         told = folder / "reason.json"
         if told.exists():
             reason = json.loads(told.read_text(encoding="utf-8"))
-            write_json(told, {**reason, "resolved": {"by": accepted.content, "when": _now()}})
+            write_json(told, {**reason, "resolved": {"by": accepted.content, "when": now()}})
         self.home.resolved.mkdir(exist_ok=True)
         if target.exists():  # it was refused again since, for the same content
             shutil.rmtree(target)
@@ -227,7 +233,7 @@ class Ledger:
         folder = self.home.quarantine / f"{delivery.drop}-{delivery.content[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"{delivery.drop}{_suffix(delivery.file_name)}"
-        reason = {"file": delivery.file_name, "drop": delivery.drop, **refused.as_dict(), "when": _now()}
+        reason = {"file": delivery.file_name, "drop": delivery.drop, **refused.as_dict(), "when": now()}
         write_json(folder / "reason.json", reason)
         _move(delivery.path, target)
         self.settle(delivery, "refused", reason=str(refused), path=target)
@@ -267,9 +273,7 @@ def hand_over_shards(home: Home, ledger: Ledger, asked: str, executor: Executor)
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _move(source: Path, target: Path) -> None:
@@ -278,5 +282,6 @@ def _move(source: Path, target: Path) -> None:
         shutil.move(source, target)
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, in UTC, as files and tables of a home tell it."""
     return datetime.now(UTC).isoformat(timespec="seconds")

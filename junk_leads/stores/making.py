@@ -1,7 +1,8 @@
-"""Stores of a home, made whole: by one process at a time, under another name until they can be used.
+"""What lasts is made whole: under another name until it can be used, stores by one process at a time.
 
-What lives here: the lock that all makers of stores share, and making one so that a process killed meanwhile leaves
-nothing that the next one would take for a store. What does not: what is in a store (`warehouse.py`, `mlflow_store.py`).
+What lives here: the lock that all makers of stores share, making one so that a process killed meanwhile leaves nothing
+that the next one would take for a store, and writing a text. What does not: what is in a store (`warehouse.py`,
+`mlflow_store.py`).
 """
 
 import os
@@ -51,3 +52,10 @@ def make_whole(target: Path, make: Callable[[Path], object]) -> None:
         os.replace(folder / target.name, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file of text whole or not at all; one that stood there is replaced."""
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

@@ -162,11 +162,11 @@ def take_back(con: duckdb.DuckDBPyConnection, drop: str) -> None:
     """
     con.begin()
     try:
-        passed = _content_held(con, LAST, drop)
+        passed = content_held(con, LAST, drop)
         for main, tables in PASSED.items():
-            if main == LAST or _content_held(con, main, drop, passed) == passed:
+            if main == LAST or content_held(con, main, drop, passed) == passed:
                 continue
-            former = _content_held(con, _FORMER + main, drop)
+            former = content_held(con, _FORMER + main, drop)
             for table in filter(partial(has_table, con), tables):
                 con.execute(f"DELETE FROM {quoted(table)} WHERE drop = ?", [drop])
                 if former is not None and has_table(con, _FORMER + table):
@@ -185,10 +185,10 @@ def take_back(con: duckdb.DuckDBPyConnection, drop: str) -> None:
 
 def _keep_former(con: duckdb.DuckDBPyConnection, main: str, drop: str, content: str | None) -> None:
     """Keep beside what a drop's last delivery that has passed left in the tables of `main`, before a newer one's."""
-    held = _content_held(con, main, drop)
-    if main == LAST or held is None or held != _content_held(con, LAST, drop):
+    held = content_held(con, main, drop)
+    if main == LAST or held is None or held != content_held(con, LAST, drop):
         return
-    if held == (content or _content_held(con, "raw_leads", drop)):
+    if held == (content or content_held(con, "raw_leads", drop)):
         return  # the same delivery again
     for table in filter(partial(has_table, con), PASSED[main]):
         kept = _FORMER + table
@@ -208,7 +208,7 @@ def _copy_holding(con: duckdb.DuckDBPyConnection, table: str, target: str, drop:
 
 def _forget_former(con: duckdb.DuckDBPyConnection, drop: str) -> None:
     for main, tables in PASSED.items():
-        if _content_held(con, _FORMER + main, drop) is not None:
+        if content_held(con, _FORMER + main, drop) is not None:
             for table in tables:
                 if has_table(con, _FORMER + table):
                     con.execute(f"DELETE FROM {quoted(_FORMER + table)} WHERE drop = ?", [drop])
@@ -232,11 +232,9 @@ def rows_of(con: duckdb.DuckDBPyConnection, table: str, drops: Sequence[str] | N
     if not has_table(con, table):
         what = f"drop {drops[0]!r}" if drops and len(drops) == 1 else "anything"
         raise DropUnknown(f"{table} does not hold {what} yet; materialise {table} first")
-    relation = con.table(table)
     if drops is not None and len(drops) == 1:  # of thousands: one is found without looking at the others
         _refuse_stale(con, table, drops[0])
-        one = relation.filter(duckdb.ColumnExpression(DROP) == duckdb.ConstantExpression(drops[0]))
-        return with_parts(con, table, one, drops)
+        return with_parts(con, table, stored_of(con, table, drops[0]), drops)
     wanted = "" if drops is None else " AND h.drop IN (SELECT unnest(?::VARCHAR[]))"
     current = (
         f"SELECT h.drop FROM {HOLDINGS} AS h LEFT JOIN {HOLDINGS} AS r "
@@ -249,13 +247,18 @@ def rows_of(con: duckdb.DuckDBPyConnection, table: str, drops: Sequence[str] | N
         [*given, table],
     ).fetchall()[0]
     if counted[0] == counted[1] and (counted[1] or drops is None):
-        return with_parts(con, table, relation, None)
+        return with_parts(con, table, con.table(table), None)
     rows = con.sql(f"SELECT * FROM {quoted(table)} WHERE drop IN ({current})", params=given)
     return with_parts(con, table, rows, [drop for (drop,) in con.execute(current, given).fetchall()])
 
 
+def stored_of(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> duckdb.DuckDBPyRelation:
+    """The rows of a drop that stand in a table, of whichever delivery; without parts of its own."""
+    return con.table(table).filter(duckdb.ColumnExpression(DROP) == duckdb.ConstantExpression(drop))
+
+
 def _refuse_stale(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> None:
-    held, delivered = (_content_held(con, of, drop) for of in (table, "raw_leads"))
+    held, delivered = (content_held(con, of, drop) for of in (table, "raw_leads"))
     if held is None:
         raise DropUnknown(
             f"{table} does not hold drop {drop!r}: it was refused or not materialised yet; "
@@ -268,7 +271,7 @@ def _refuse_stale(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> None
         )
 
 
-def _content_held(con: duckdb.DuckDBPyConnection, table: str, drop: str, otherwise: str | None = None) -> str | None:
+def content_held(con: duckdb.DuckDBPyConnection, table: str, drop: str, otherwise: str | None = None) -> str | None:
     """The content that a table's rows of a drop were made from; `otherwise` when it holds none of it."""
     found = con.execute(f"SELECT content FROM {HOLDINGS} WHERE table_name = ? AND drop = ?", [table, drop])
     rows = found.fetchall()

@@ -44,7 +44,7 @@ from junk_leads.steps.watching.codes import apply_codes
 from junk_leads.steps.watching.overlap import count_known_leads
 from junk_leads.stores.drops.code_maps import CodeMap
 from junk_leads.stores.ledger import Delivery, content_of
-from junk_leads.stores.warehouse import has_table, holds, rows_of, store, take_back
+from junk_leads.stores.warehouse import content_held, has_table, rows_of, store, stored_of, take_back
 
 SCHEMA = lead_schema()
 GROUP = DATA_PIPELINE
@@ -92,7 +92,7 @@ def raw_leads(
             "delivered_drops": _delivered(warehouse.connection(), delivery, reading),
         }
         yield from publish(outputs, results, {"content": delivery.content, **_metadata(delivery, reading)})
-        yield _rejections(drop, _rows_of_drop(warehouse.connection(), "rejected_leads", drop))
+        yield _rejections(drop, stored_of(warehouse.connection(), "rejected_leads", drop))
         warehouse.release()
 
 
@@ -123,11 +123,6 @@ def _rejections(drop: str, rejected: duckdb.DuckDBPyRelation, refused: Path | No
     )
 
 
-def _rows_of_drop(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> duckdb.DuckDBPyRelation:
-    rows = con.table(table)
-    return rows.filter(duckdb.ColumnExpression("drop") == duckdb.ConstantExpression(drop))
-
-
 def _refusal_of_rows(results: list[dg.AssetCheckResult]) -> DropRefused:
     """What `reason.json` tells of a drop that checks refused: what each found, and what it expected."""
     refusing = [result for result in results if result.metadata["refuses"].value]
@@ -155,15 +150,15 @@ def _refuse(
     if reading is not None:
         rejected = reading.rejected.select(duckdb.ConstantExpression(drop).alias("drop"), duckdb.StarExpression())
         outputs = {"refused_rows": rejected, "refused_drops": _delivered(con, delivery, reading)}
-    elif holds(con, "raw_leads").get(drop) == delivery.content:
+    elif content_held(con, "raw_leads", drop) == delivery.content:
         tables = {"refused_rows": "rejected_leads", "refused_drops": "delivered_drops"}
-        outputs = {name: stage(con, name, _rows_of_drop(con, table, drop)) for name, table in tables.items()}
+        outputs = {name: stage(con, name, stored_of(con, table, drop)) for name, table in tables.items()}
     take_back(con, drop)
     folder = home.ledger.refuse(delivery, refused)
     if outputs:
         write_rejected_rows(outputs["refused_rows"], folder / "rejected_rows.csv")
         store(con, outputs, [drop], delivery.content)
-        kept = _rows_of_drop(con, "refused_rows", drop)
+        kept = stored_of(con, "refused_rows", drop)
         dg.AssetExecutionContext.get().log_event(_rejections(drop, kept, folder / "rejected_rows.csv"))
 
 
@@ -177,7 +172,7 @@ def _refuse_changed(delivery: Delivery) -> None:
 def _on_its_way(home: HomeResource, warehouse: Warehouse, drop: str) -> Delivery | None:
     """The delivery that raw_leads holds of a drop, when it is the newest and neither accepted nor refused yet."""
     delivery = home.ledger.newest(drop)
-    held = holds(warehouse.connection(), "raw_leads").get(drop)
+    held = content_held(warehouse.connection(), "raw_leads", drop)
     return delivery if delivery.content == held and delivery.status == "waiting" else None
 
 

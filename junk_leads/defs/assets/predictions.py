@@ -3,10 +3,8 @@
 What lives here: the assets predictions and prediction_summary. What does not: scoring itself (`steps/scoring/`).
 """
 
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -27,7 +25,8 @@ from junk_leads.steps.leads.reading import delivered_rows
 from junk_leads.steps.pages.summary import percentages_line, summarise, summary_markdown, summary_text
 from junk_leads.steps.scoring.scoring import score_features, write_scored_file
 from junk_leads.stores.drops.trusting import warnings_of
-from junk_leads.stores.warehouse import has_table, rows_of
+from junk_leads.stores.making import write_whole
+from junk_leads.stores.warehouse import has_table, rows_of, stored_of
 
 GROUP = INFERENCE_PIPELINE
 LOOKS = looks_of(load_suite("predictions"))
@@ -135,7 +134,7 @@ def prediction_summary(
         results = prediction_summary_checks(con, figures, model.settings["share_of_ones"], others)
         row = con.sql("SELECT " + ", ".join(f"? AS {name}" for name in figures), params=list(figures.values()))
         warnings = warnings_of(con, drop)
-        _write(home.home.predictions / f"{drop}.summary.txt", summary_text(figures, warnings))
+        write_whole(home.home.predictions / f"{drop}.summary.txt", summary_text(figures, warnings))
         told = summary_markdown(figures, [inert(warning, 1500) for warning in warnings])
         yield from publish(row, results, {"summary": dg.MetadataValue.md(told)})
         with home.home.percentages.open("a", encoding="utf-8") as log:
@@ -180,11 +179,5 @@ def _share_of_other_times(con: duckdb.DuckDBPyConnection, drop: str) -> float:
 
 def _about_drop(con: duckdb.DuckDBPyConnection, drop: str) -> dict[str, Any]:
     """What `delivered_drops` says of a drop."""
-    rows = con.table("delivered_drops").filter(duckdb.ColumnExpression("drop") == duckdb.ConstantExpression(drop))
+    rows = stored_of(con, "delivered_drops", drop)
     return dict(zip(rows.columns, rows.fetchall()[0], strict=True))
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

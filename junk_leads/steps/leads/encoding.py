@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from junk_leads.reference import INTERACTION_GROUPS, OTHERS, city_tiers, interaction_groups, lead_schema
-from junk_leads.steps.sql import quoted
+from junk_leads.steps.sql import literal, quoted
 
 LEVEL_COLUMNS = ("first_platform_c", "first_utm_medium_c", "first_utm_source_c", "city_mapped")
 COUNT_COLUMNS = ("total_leads_droppped", "referred_lead")
@@ -206,4 +206,4 @@ def _features(encoder: Encoder) -> str:
 
 
 def _list(levels: tuple[str, ...]) -> str:
-    return "[" + ", ".join("'" + level.replace("'", "''") + "'" for level in levels) + "]::VARCHAR[]"
+    return "[" + ", ".join(map(literal, levels)) + "]::VARCHAR[]"

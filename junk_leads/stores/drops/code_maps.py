@@ -11,22 +11,22 @@ import io
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from junk_leads.errors import CodesRefused, JunkLeadsError
+from junk_leads.errors import CodesRefused
 from junk_leads.home import Home
 from junk_leads.steps.leads.cleaning import level_key
 from junk_leads.steps.scoring.scoring import FORMULA_STARTS, inert_cell
 from junk_leads.steps.watching.codes import Proposal
 from junk_leads.steps.watching.profiles import CODES, ONE_OF_THE_RARE
+from junk_leads.stores.ledger import now, opened
+from junk_leads.stores.making import write_whole
 
 _HEADER = ("column", "delivered", "becomes", "leads", "because", "confidence", "leads_behind", "shared")
 _NEEDED = _HEADER[:3]
@@ -79,12 +79,12 @@ class CodeMaps:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        with self._open() as db:
+        with opened(self.home) as db:
             db.executescript(_TABLES)
 
     def all(self) -> list[CodeMap]:
         """Every map, oldest first, those that were taken back too."""
-        with self._open() as db:
+        with opened(self.home) as db:
             return [_code_map(row) for row in db.execute("SELECT * FROM code_maps ORDER BY number")]
 
     def holding(self, drop: str, file_name: str) -> CodeMap | None:
@@ -118,11 +118,11 @@ class CodeMaps:
             )
         text = json.dumps({column: dict(pairs) for column, pairs in codes.items()}, sort_keys=True, ensure_ascii=False)
         found = hashlib.sha256(text.encode()).hexdigest()[:12]
-        with self._open() as db:
+        with opened(self.home) as db:
             number = db.execute(
                 "INSERT INTO code_maps (id, drop_key, source, codes, who, why, accepted, undone) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, '')",
-                [found, drop, pattern, text, by or _who(), why, _now()],
+                [found, drop, pattern, text, by or _who(), why, now()],
             ).lastrowid
         return next(one for one in self.all() if one.number == number)
 
@@ -131,8 +131,8 @@ class CodeMaps:
         held = self.holding(drop, file_name)
         if held is None:
             raise CodesRefused(f"no code map holds for drop {drop!r}; look at `junk-leads codes`")
-        with self._open() as db:
-            db.execute("UPDATE code_maps SET undone = ? WHERE number = ?", [f"{_now()} by {by or _who()}", held.number])
+        with opened(self.home) as db:
+            db.execute("UPDATE code_maps SET undone = ? WHERE number = ?", [f"{now()} by {by or _who()}", held.number])
         return held
 
     def note_drift(
@@ -140,30 +140,18 @@ class CodeMaps:
     ) -> str:
         """Note that somebody scores a drop although it cannot be trusted; returns who."""
         who = by or _who()
-        with self._open() as db:
+        with opened(self.home) as db:
             db.execute(
                 "INSERT INTO accepted_drifts (drop_key, content, model_version, reason, who, why, accepted, run_id) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [drop, content, version, reason, who, why, _now(), run_id],
+                [drop, content, version, reason, who, why, now(), run_id],
             )
         return who
 
     def accepted_drifts(self) -> list[dict[str, Any]]:
         """The drops that were scored all the same, oldest first: which, by which version, why not to be trusted."""
-        with self._open() as db:
+        with opened(self.home) as db:
             return [dict(row) for row in db.execute("SELECT * FROM accepted_drifts ORDER BY number")]
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(sqlite3.connect(self.home.ledger, timeout=60)) as db, db:
-                db.row_factory = sqlite3.Row
-                db.execute("PRAGMA synchronous=FULL")
-                yield db
-        except sqlite3.Error as error:
-            raise JunkLeadsError(
-                f"the ledger {self.home.ledger} cannot be used ({error}); nothing was changed: restore it from a backup"
-            ) from error
 
 
 def write_codes(path: Path, proposal: Proposal) -> None:
@@ -176,9 +164,7 @@ def write_codes(path: Path, proposal: Proposal) -> None:
         cells = (c.column, c.delivered, c.becomes, c.leads, c.because, confidence, c.leads_behind, shared)
         writer.writerow([inert_cell(str(cell)) for cell in cells])
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, text.getvalue())
 
 
 def read_codes(path: Path) -> dict[str, dict[str, str]]:
@@ -261,7 +247,3 @@ def _who() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
         return f"user {os.getuid()}"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -6,14 +6,13 @@ event (`defs/after_runs.py`, the sensor, the registry).
 
 import json
 import os
-import sqlite3
 import time
 import urllib.error
 import urllib.request
-from contextlib import closing
 from datetime import UTC, datetime
 
 from junk_leads.home import Home
+from junk_leads.stores.ledger import opened
 
 WEBHOOK = "JUNK_LEADS_WEBHOOK"
 TRIES = 4
@@ -29,7 +28,7 @@ def alert(home: Home, kind: str, event: str, text: str) -> bool:
     `kind` is what happened in a word or two, `event` what tells it from every other, `text` one plain line. It never
     raises for a webhook that does not answer: that is told in the log.
     """
-    with closing(sqlite3.connect(home.ledger, timeout=60)) as db, db:
+    with opened(home) as db:
         db.execute(_TABLE)
         if not db.execute("INSERT OR IGNORE INTO alerts VALUES (?, ?, ?)", [event, kind, time.time()]).rowcount:
             return False

@@ -8,11 +8,11 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
-from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
+from junk_leads.stores.ledger import opened
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS findings (
@@ -66,15 +66,9 @@ class Findings:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(sqlite3.connect(self.home.ledger, timeout=60)) as db, db:
-                db.row_factory = sqlite3.Row
-                db.execute(_TABLE)
-                yield db
-        except sqlite3.Error as error:
-            raise JunkLeadsError(
-                f"the ledger {self.home.ledger} cannot be used ({error}); restore it from a backup"
-            ) from error
+        with opened(self.home) as db:
+            db.execute(_TABLE)
+            yield db
 
     def note(self, findings: Sequence[Finding]) -> None:
         """Keep findings; the same check of the same delivery is kept once, the last time."""
