@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from junk_leads.errors import DropRefused, StorageUnavailable
+from junk_leads.errors import DropRefused, JunkLeadsError, StorageUnavailable
 from junk_leads.steps.leads.arrow import delivered_as_csv
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
@@ -137,15 +137,16 @@ def as_local_csv(shard: Shard) -> Iterator[Path]:
     """
     if content_of_shard(shard.url) != (shard.size, shard.content):
         raise DropRefused("it changed after it was delivered", do="deliver the shards again when they are complete")
-    with _storage_told(shard.url), tempfile.TemporaryDirectory(prefix="junk-leads-") as folder:
-        system, path = _system(shard.url)
-        is_parquet = shard.name.lower().endswith(".parquet")
-        local = Path(path)
-        if "file" not in _protocols(system):
-            local = Path(folder) / ("shard.parquet" if is_parquet else shard.name)
-            system.get_file(path, str(local))
-        if is_parquet:
-            local = delivered_as_csv(local, Path(folder) / "shard.csv")
+    with tempfile.TemporaryDirectory(prefix="junk-leads-") as folder:
+        with _storage_told(shard.url):
+            system, path = _system(shard.url)
+            is_parquet = shard.name.lower().endswith(".parquet")
+            local = Path(path)
+            if "file" not in _protocols(system):
+                local = Path(folder) / ("shard.parquet" if is_parquet else shard.name)
+                system.get_file(path, str(local))
+            if is_parquet:
+                local = delivered_as_csv(local, Path(folder) / "shard.csv")
         yield local
 
 
@@ -169,7 +170,9 @@ def _storage_told(asked: str) -> Iterator[None]:
     """What a file system raises, as one plain line."""
     try:
         yield
-    except (OSError, ImportError, ValueError) as error:
+    except JunkLeadsError:
+        raise
+    except Exception as error:  # each file system raises what the library behind it does
         why = getattr(error, "strerror", None) or str(error).strip().splitlines()[:1] or [type(error).__name__]
         why = why if isinstance(why, str) else why[0]
         raise StorageUnavailable(

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import fsspec
 import pyarrow as pa
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from junk_leads.defs.expectations import load_suite, looks_of
 from junk_leads.engine import drops
@@ -236,9 +238,23 @@ def test_a_storage_that_nothing_here_knows_is_told_in_one_line() -> None:
         find_shards("nowhere://leads")
 
 
-def test_shards_on_storage_that_is_not_local_are_fetched(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
-    import fsspec
+def test_what_the_library_behind_a_storage_raises_is_told_in_one_line() -> None:
+    class Unreachable(MemoryFileSystem):
+        protocol = "unreachable"
 
+        def info(self, path: str, **_: object) -> dict[str, object]:
+            raise RuntimeError(f"no endpoint answers for {path}\nfor long")  # as s3fs, whose errors are no OSError
+
+        isdir = exists = info
+
+    fsspec.register_implementation("unreachable", Unreachable, clobber=True)
+    with pytest.raises(
+        StorageUnavailable, match=r"cannot be read .no endpoint answers for [^\n]*; nothing was changed"
+    ):
+        find_shards("unreachable://leads")
+
+
+def test_shards_on_storage_that_is_not_local_are_fetched(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     header, rows = dirty_lines(tmp_path, 30)
     memory = fsspec.filesystem("memory")
     for at in range(2):
