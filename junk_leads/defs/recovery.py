@@ -24,6 +24,7 @@ from junk_leads.home import Home
 SKIPPED_RUN = "5c1bbed0-0000-4000-8000-000000000000"
 _SKIPPED_JOB = "skipped_checks"
 _SKIPPED_WHY = "holds the checks that no run came to, because a step before them had failed; it does nothing"
+HELD_FROM_START = {"junk_leads/lock": "held from the start"}  # the tag of runs whose process took the lock before them
 _WHY = "its process ended before it did; the warehouse holds what it held before: launch it again"
 _SETTLED_SECONDS = 60.0  # after which a run without a pool slot has taken the lock, or never will
 _UNFINISHED = (
@@ -54,7 +55,8 @@ def _alone(path: Path) -> Iterator[bool]:
 def fail_dead_runs(instance: dg.DagsterInstance, home: Home) -> list[str]:
     """Fail the runs that are under way by their records though no process runs any; returns their ids.
 
-    A run that holds a slot of a pool has taken the lock before; of others only those that started a while ago count.
+    A run that holds a slot of a pool has taken the lock before, and so has one that says so by its tag; of others only
+    those that started a while ago count.
     """
     with _alone(home.running_lock) as nobody_runs:
         if not nobody_runs:
@@ -65,7 +67,7 @@ def fail_dead_runs(instance: dg.DagsterInstance, home: Home) -> list[str]:
         for record in instance.get_run_records(dg.RunsFilter(statuses=list(_UNFINISHED))):
             run = record.dagster_run
             settled = record.start_time is not None and time.time() - record.start_time > _SETTLED_SECONDS
-            if run.run_id in holders or settled:
+            if run.run_id in holders or settled or HELD_FROM_START.items() <= run.tags.items():
                 instance.report_run_failed(run, _WHY)
                 dead.append(run.run_id)
         for run_id in holders:

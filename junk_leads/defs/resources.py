@@ -117,13 +117,25 @@ def mlflow_resource(home: Home) -> dg.ResourceDefinition:
     def tracking(context: dg.InitResourceContext) -> Iterator[Any]:
         """An MLflow run for this Dagster run."""
         with mlflow_quiet():
-            assert Registry(home).client  # makes the store once, under its lock
+            _end_left_runs(Registry(home), context.instance)  # makes the store once, under its lock
             from dagster_mlflow import mlflow_tracking
 
             yield from mlflow_tracking.resource_fn(context)
             _end_run(context)
 
     return tracking
+
+
+def _end_left_runs(registry: Registry, instance: dg.DagsterInstance | None) -> None:
+    """End MLflow's runs that are still under way though their run of Dagster is over: its process was killed."""
+    client = registry.client
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None or instance is None:
+        return
+    for run in client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'"):
+        of = instance.get_run_by_id(run.data.tags.get("dagster_run_id", ""))
+        if of is None or of.is_finished:
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def _end_run(context: dg.InitResourceContext) -> None:

@@ -20,7 +20,7 @@ from junk_leads.defs.after_runs import after_run, renew_history
 from junk_leads.defs.checks import found_by
 from junk_leads.defs.jobs import EXPERIMENT_ASSETS, TRAINING_ASSETS
 from junk_leads.defs.labelled_drops import to_train
-from junk_leads.defs.recovery import fail_dead_runs
+from junk_leads.defs.recovery import HELD_FROM_START, fail_dead_runs, hold
 from junk_leads.defs.resources import OfHome
 from junk_leads.engine.cluster import executor_of
 from junk_leads.engine.shards import is_sharded
@@ -83,11 +83,11 @@ class Platform(OfHome):
             config["ops"] = dict(ops)
         if self.follows:
             self.progress(f"{job}{f' of {drop}' if drop else ''}")
-        with mlflow_quiet():
+        with hold(self.home.running_lock), mlflow_quiet():
             result = self.definitions.resolve_job_def(job).execute_in_process(
                 instance=self.instance,
                 partition_key=drop,
-                tags=dict(tags or {}),
+                tags={**HELD_FROM_START, **(tags or {})},
                 asset_selection=selection,
                 run_config=config,
                 raise_on_error=False,

@@ -141,6 +141,15 @@ class Ledger:
             raise DropUnknown(f"drop {drop!r} was never delivered; put its CSV into {self.home.incoming}")
         return self._delivery(row)
 
+    def refuse_refused(self, drop: str) -> None:
+        """Raise DropRefused when the newest delivery of a drop was refused: what tables hold is of a former one."""
+        newest = self.newest(drop)
+        if newest.status == "refused":
+            raise DropRefused(
+                f"the newest delivery of drop {drop!r} was refused, and what is stored is of a former one",
+                do=f"mend the file and deliver it again (its reason.json is in {newest.path.parent})",
+            )
+
     def of_content(self, drop: str, content: str) -> Delivery:
         """The delivery of this content of a drop; raises DropUnknown when there was none."""
         with opened(self.home) as db:

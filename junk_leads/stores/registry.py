@@ -11,8 +11,7 @@ import getpass
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +34,9 @@ MLFLOW_UI = "http://127.0.0.1:5000"
 STAGES = ("staging", "production", "archived")
 PRODUCTION, STAGING, ARCHIVED = "production", "staging", "archived"
 JUDGED = "judged"  # the run's folder with the model of the temporal split
+REGISTERED = "registered"
 _TRANSITION = "transition."
+_PENDING = "pending_transition"  # what a transition is about to write, until all of it is written
 
 Announce: TypeAlias = Callable[[Mapping[str, Any]], None]
 
@@ -80,7 +81,10 @@ class Registry:
             return sorted((self._version(v) for v in found), key=lambda v: -int(v.version))
 
     def register(self, run_id: str, model_uri: str, tags: dict[str, str]) -> str:
-        """Register a logged model as the next version; returns its number."""
+        """Register a logged model as the next version; returns its number.
+
+        A version of the same files whose training was killed after it was registered is that version.
+        """
         client = self.client
         with plain_errors():
             import mlflow
@@ -88,9 +92,22 @@ class Registry:
             mlflow.set_tracking_uri(self.home.mlflow_uri)  # where MLflow looks for what was logged
             if not client.search_registered_models(f"name = '{MODEL}'"):
                 client.create_registered_model(MODEL, description="Tells junk leads from genuine ones")
-            made = client.create_model_version(MODEL, model_uri, run_id, tags=tags)
-            with self._noted(str(made.version), "", "registered", "trained"):
-                return str(made.version)
+            known = self._left_behind(tags)
+            version = known or str(client.create_model_version(MODEL, model_uri, run_id, tags=tags).version)
+            if not any((event["version"], event["to"]) == (version, REGISTERED) for event in self.history()):
+                told = _event(version, "", REGISTERED, "trained")
+                key = f"{_TRANSITION}{time.time_ns():020d}"
+                client.set_registered_model_tag(MODEL, key, json.dumps(told, ensure_ascii=False))
+            return version
+
+    def _left_behind(self, tags: Mapping[str, str]) -> str | None:
+        """The version with the same files that a training registered before it was killed; None when there is none."""
+        for found in self.client.search_model_versions(f"name = '{MODEL}'"):
+            if found.tags.get("files_sha256") == tags.get("files_sha256", ""):
+                status = self.client.get_run(found.run_id).info.status
+                if status in ("KILLED", "FAILED") and not self._stage(found):
+                    return str(found.version)
+        return None
 
     def describe_version(self, version: str, text: str) -> None:
         """Give a version its description, Markdown, as MLflow's UI shows it."""
@@ -172,37 +189,74 @@ class Registry:
     ) -> None:
         """Move a version to `staging`, `production` or `archived`; who leaves its place to it is archived.
 
-        The gate stands before it (`promotion.py`); `evidence` is what it saw, kept in the history.
+        The gate stands before it (`promotion.py`); `evidence` is what it saw, kept in the history. A transition that
+        was cut off before is completed first.
         """
         if to not in STAGES:
             raise RegistryError(f"there is no stage {to!r}; stages are {', '.join(STAGES)}")
-        client, found = self.client, self._found(version)
+        self.complete()
+        found = self._found(version)
         stage = self._stage(found)
         if stage == to:
             return
         if to == PRODUCTION:
             self.load(version)  # a damaged or unusable version never becomes champion
+        former = None if to == ARCHIVED else self._alias(to)
+        told = {**self._of_version(found), **(evidence or {})}
+        events = [_event(version, stage, to, why, by, told)]
+        if former is not None:
+            events.append(_event(former, to, ARCHIVED, f"version {version} took its place", by))
+        announced = {**events[0], "encoder_id": found.tags.get("encoder_id", "")}
+        self._carry_out({"key": time.time_ns(), "events": events, "announced": announced})
+
+    def complete(self) -> dict[str, Any] | None:
+        """Complete a transition that was cut off between its writes; returns its event, None when there is none."""
+        pending = self._tags().get(_PENDING)
+        return self._carry_out(json.loads(pending)) if pending else None
+
+    def _carry_out(self, transition: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a transition; done again from any of its writes on, it ends the same. Returns its event.
+
+        In this order: what is to be done is noted (`_PENDING`), the history, the stages, Dagster is told, the note is
+        deleted. When the store refuses a write before the new stage stands, nothing is left of it.
+        """
+        client, events = self.client, transition["events"]
+        keys = [f"{_TRANSITION}{transition['key'] + number:020d}" for number in range(len(events))]
+        event: dict[str, Any] = events[0]
         with plain_errors():
-            former = None if to == ARCHIVED else self._alias(to)
-            if former is not None:
-                client.set_model_version_tag(MODEL, former, ARCHIVED, "true")
-            with self._noted(version, stage, to, why, by, {**self._of_version(found), **(evidence or {})}) as event:
-                if to == ARCHIVED:
-                    client.set_model_version_tag(MODEL, version, ARCHIVED, "true")
-                else:
-                    client.set_registered_model_alias(MODEL, to, version)
-                    client.delete_model_version_tag(MODEL, version, ARCHIVED) if ARCHIVED in found.tags else None
-                for alias in (PRODUCTION, STAGING):
-                    if alias != to and self._alias(alias) == version:
-                        client.delete_registered_model_alias(MODEL, alias)
-            if former is not None:
-                with self._noted(former, to, ARCHIVED, f"version {version} took its place", by):
-                    pass
-        if self._announce is not None and PRODUCTION in (stage, to):
-            self._announce({**event, "encoder_id": found.tags.get("encoder_id", "")})
+            try:
+                client.set_registered_model_tag(MODEL, _PENDING, json.dumps(transition, ensure_ascii=False))
+                for key, told in zip(keys, events, strict=True):
+                    client.set_registered_model_tag(MODEL, key, json.dumps(told, ensure_ascii=False))
+                if event["to"] != ARCHIVED:
+                    client.set_registered_model_alias(MODEL, event["to"], event["version"])
+            except Exception:
+                for key in (*keys, _PENDING):
+                    client.delete_registered_model_tag(MODEL, key)
+                raise
+            for told in events:
+                tags = client.get_model_version(MODEL, told["version"]).tags
+                if told["to"] == ARCHIVED:
+                    client.set_model_version_tag(MODEL, told["version"], ARCHIVED, "true")
+                elif ARCHIVED in tags:
+                    client.delete_model_version_tag(MODEL, told["version"], ARCHIVED)
+            for alias in (PRODUCTION, STAGING):
+                if alias != event["to"] and self._alias(alias) == event["version"]:
+                    client.delete_registered_model_alias(MODEL, alias)
+        if self._announce is not None and PRODUCTION in (event["from"], event["to"]):
+            self._announce(transition["announced"])
+        with plain_errors():
+            client.delete_registered_model_tag(MODEL, _PENDING)
+        return event
 
     def rollback(self, *, why: str = "", by: str = "") -> str:
-        """Put the version that was in Production before the champion back; returns it. Again: the one before that."""
+        """Put the version that was in Production before the champion back; returns it. Again: the one before that.
+
+        A rollback that was cut off before is completed, and no other made.
+        """
+        completed = self.complete()
+        if completed is not None and completed.get("rollback"):
+            return str(completed["version"])
         current = self.champion_version()
         champions: list[str] = []
         for event in self.history():
@@ -224,43 +278,14 @@ class Registry:
 
     def history(self) -> list[dict[str, Any]]:
         """Every transition, oldest first: when, version, from, to, who, why."""
+        events = sorted((key, value) for key, value in self._tags().items() if key.startswith(_TRANSITION))
+        return [json.loads(value) for _, value in events]
+
+    def _tags(self) -> dict[str, str]:
         client = self.client
         with plain_errors():
             found = client.search_registered_models(f"name = '{MODEL}'")
-            tags = found[0].tags if found else {}
-        events = sorted((key, value) for key, value in tags.items() if key.startswith(_TRANSITION))
-        return [json.loads(value) for _, value in events]
-
-    @contextmanager
-    def _noted(
-        self,
-        version: str,
-        before: str,
-        after: str,
-        why: str,
-        by: str = "",
-        evidence: Mapping[str, Any] | None = None,
-    ) -> Iterator[dict[str, Any]]:
-        """Note a transition before it is made, so that none is made without; and not when making it fails.
-
-        Gives the transition as it is noted.
-        """
-        event = {
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "version": version,
-            "from": before,
-            "to": after,
-            "who": by or _who(),
-            "why": why,
-            **(evidence or {}),
-        }
-        key = f"{_TRANSITION}{time.time_ns():020d}"
-        self.client.set_registered_model_tag(MODEL, key, json.dumps(event, ensure_ascii=False))
-        try:
-            yield event
-        except Exception:
-            self.client.delete_registered_model_tag(MODEL, key)
-            raise
+            return dict(found[0].tags) if found else {}
 
     @staticmethod
     def _of_version(found: "ModelVersion") -> dict[str, Any]:
@@ -312,6 +337,21 @@ class Registry:
             float(tags.get("newest_lead", "nan")),
             float(tags.get("holdout_from", "nan")),
         )
+
+
+def _event(
+    version: str, before: str, after: str, why: str, by: str = "", evidence: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A transition as the history holds it."""
+    return {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": version,
+        "from": before,
+        "to": after,
+        "who": by or _who(),
+        "why": why,
+        **(evidence or {}),
+    }
 
 
 def _who() -> str:

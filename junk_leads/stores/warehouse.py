@@ -45,6 +45,8 @@ _HOLDINGS_TABLE = (
     "(table_name VARCHAR, drop VARCHAR, content VARCHAR, row_count BIGINT, stored_at TIMESTAMPTZ)"
 )
 DROP = "drop"
+# Its columns are the features of all models that were champion: those of another model are null in a row.
+_OF_ALL_MODELS = "encoded_features"
 _INTEGERS = {f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMALL", "BIG", "HUGE")}
 _INTEGERS |= {"INTEGER", "UINTEGER"}
 
@@ -120,8 +122,9 @@ def store(
 ) -> dict[str, int]:
     """Replace what each table holds of `drops` (of everything, when None), all in one transaction.
 
-    Rows go in by column name; a missing table is made, typed, even for no rows; a new column is added
-    and a column the output lacks is left null. `content` identifies the delivery that the first table's
+    Rows go in by column name; a missing table is made, typed, even for no rows; a new column is added, and an output
+    that lacks a column of its table is refused (WarehouseUnavailable): only `encoded_features` has columns that a row
+    may lack, those of other models. `content` identifies the delivery that the first table's
     rows come from; without it the drops' content in `raw_leads` is taken. Returns rows stored by table.
     A failure leaves every former row as it was. Of an output in parts, it is noted which they are.
     """
@@ -287,6 +290,12 @@ def _fit_table(con: duckdb.DuckDBPyConnection, table: str, relation: duckdb.Duck
         there = {name.lower(): str(kind) for name, kind in zip(former.columns, former.types, strict=True)}
     for name, kind in columns.items():
         _refuse_kind(con, table, name, there.get(name.lower()), kind)
+    lacking = sorted(set(there) - {name.lower() for name in columns})
+    if lacking and table != _OF_ALL_MODELS:
+        raise WarehouseUnavailable(
+            f"the output of {table} lacks its columns {', '.join(lacking[:5])}; nothing was stored: the step that made "
+            "it must give every column of its table"
+        )
     if not there:
         declared = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
         con.execute(f"CREATE TABLE {quoted(table)} ({declared})")

@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import pytest
 
-from junk_leads.defs.recovery import fail_dead_runs, hold
+from junk_leads.defs.recovery import HELD_FROM_START, fail_dead_runs, hold
 from junk_leads.home import Home
 from junk_leads.running.launching import platform
 from junk_leads.steps.leads.generating import write_leads
@@ -71,3 +74,29 @@ def test_a_run_that_has_just_been_started_is_given_time_to_take_the_lock(home: H
         job = found.definitions.resolve_job_def("data_pipeline")
         found.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
         assert fail_dead_runs(found.instance, home) == []
+
+
+def test_a_run_that_a_command_launched_is_dead_as_soon_as_its_process_is(home: Home) -> None:
+    with platform(home) as found:
+        job = found.definitions.resolve_job_def("data_pipeline")
+        run = found.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=HELD_FROM_START)
+        with hold(home.running_lock):  # as its process does from before it is made
+            assert fail_dead_runs(found.instance, home) == []
+        assert fail_dead_runs(found.instance, home) == [run.run_id]
+
+
+def test_a_command_holds_the_lock_of_runs_before_its_run_is_made(
+    home: Home, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    with platform(home) as found:
+        handle = type(found.instance).handle_new_event
+
+        def watched(self: dg.DagsterInstance, *event: Any, **given: Any) -> None:
+            handle(self, *event, **given)
+            seen.append(fail_dead_runs(self, home))
+
+        monkeypatch.setattr(type(found.instance), "handle_new_event", watched)
+        found.ingest(write_csv("july.csv", {}))
+    assert seen
+    assert not any(seen)

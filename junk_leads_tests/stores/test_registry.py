@@ -5,16 +5,20 @@ Versions 2 and 3 are version 1 registered again: the registry moves versions, it
 
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import dagster as dg
 import pytest
 
+from junk_leads.defs.resources import _end_left_runs
 from junk_leads.errors import NoChampion, RegistryError
 from junk_leads.home import Home
-from junk_leads.stores.mlflow_store import mlflow_quiet
+from junk_leads.stores.mlflow_store import EXPERIMENT, mlflow_quiet
 from junk_leads.stores.model_files import BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE, files_sha256
 from junk_leads.stores.registry import MODEL, STAGES, Registry
 from junk_leads_tests.conftest import Trained, copied_home
@@ -297,6 +301,108 @@ def test_a_version_of_other_reference_tables_is_not_promoted_and_the_champion_st
         "the program it was trained with"
     )
     assert stages(registry) == {"3": "", "2": "", "1": "production"}
+
+
+# Killed between two writes
+
+
+class Killed(BaseException):
+    """Ends a transition as -9 does: nothing after it is done."""
+
+
+WRITES = (
+    *("set_registered_model_tag", "set_registered_model_alias", "set_model_version_tag"),
+    *("delete_registered_model_tag", "delete_registered_model_alias", "delete_model_version_tag"),
+)
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, nth: int, *, after: bool) -> None:
+    """Kill at the nth write to MLflow's store from now on, before it or after it."""
+    from mlflow import MlflowClient
+
+    done = iter(range(1, 1_000))
+
+    def make(write: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*given: Any, **named: Any) -> Any:
+            is_nth = next(done) == nth
+            if is_nth and not after:
+                raise Killed
+            written = write(*given, **named)
+            if is_nth:
+                raise Killed
+            return written
+
+        return counted
+
+    for name in WRITES:
+        monkeypatch.setattr(MlflowClient, name, make(getattr(MlflowClient, name)))
+
+
+def what_stands(registry: Registry) -> tuple[dict[str, str], list[tuple[str, str, str]], set[str]]:
+    pending = set(registry.client.get_registered_model(MODEL).tags)
+    return stages(registry), transitions(registry), {tag for tag in pending if not tag.startswith("transition.")}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("what", ["promote", "rollback"])
+def test_fault_47_a_transition_killed_at_any_write_ends_as_an_uninterrupted_one_when_it_is_run_again(
+    what: str, after: bool, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.promote("2", "staging")
+    if what == "rollback":
+        registry.promote("2", "production")
+
+    def move(home: Home, told: list[str]) -> None:
+        again = Registry(home, lambda event: told.append(event["version"]))
+        again.promote("2", "production") if what == "promote" else again.rollback()
+
+    whole = copied_home(registry.home, tmp_path / "whole")
+    move(whole, [])
+    expected, kills = what_stands(Registry(whole)), 0
+    assert not expected[2]
+    for nth in range(1, 50):
+        home, told = copied_home(registry.home, tmp_path / f"killed {nth}"), list[str]()
+        with monkeypatch.context() as killing:
+            killed_at(killing, nth, after=after)
+            try:
+                move(home, told)
+            except Killed:
+                kills += 1
+            else:
+                break
+        if what_stands(Registry(home)) != expected:  # after the last write all of it is done
+            move(home, told)
+        assert what_stands(Registry(home)) == expected, f"killed {'after' if after else 'before'} write {nth}"
+        assert told
+    assert kills >= 7
+
+
+def test_fault_47_a_training_killed_after_registering_does_not_register_its_model_twice(registry: Registry) -> None:
+    left = registry.client.get_model_version(MODEL, "3")
+    registry.client.set_terminated(left.run_id, "KILLED")
+    assert registry.register(left.run_id, left.source, dict(left.tags)) == "3"
+    assert transitions(registry).count(("3", "", "registered")) == 1
+    registry.client.set_terminated(left.run_id, "FINISHED")  # trained again on purpose, it is another version
+    assert registry.register(left.run_id, left.source, dict(left.tags)) == "4"
+
+
+def test_fault_47_a_run_of_mlflow_ends_with_the_run_of_dagster_that_was_killed(registry: Registry) -> None:
+    client = registry.client
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    with dg.DagsterInstance.ephemeral() as instance:
+        alive = instance.create_run_for_job(
+            dg.GraphDefinition(name="training").to_job(), status=dg.DagsterRunStatus.STARTED
+        )
+        runs = [
+            client.create_run(experiment.experiment_id, tags={"dagster_run_id": of}).info.run_id
+            for of in ("of a run that is gone", alive.run_id)
+        ]
+        _end_left_runs(registry, instance)
+        assert [client.get_run(run).info.status for run in runs] == ["KILLED", "RUNNING"]
+        instance.report_run_failed(alive)
+        _end_left_runs(registry, instance)
+        assert client.get_run(runs[1]).info.status == "KILLED"
 
 
 # A registry that does not answer

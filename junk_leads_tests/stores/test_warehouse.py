@@ -63,12 +63,19 @@ def test_a_new_column_is_added_and_former_rows_have_none(
     assert rows(con) == [("a", 1, None), ("b", 2, "new")]
 
 
-def test_a_column_that_an_output_lacks_is_left_null(
+def test_an_output_that_lacks_a_column_of_its_table_is_refused_and_former_rows_stay(
     con: duckdb.DuckDBPyConnection, keep: Callable[..., object]
 ) -> None:
     keep("SELECT 'a' AS drop, 1 AS x, 2 AS y", "a")
-    keep("SELECT 'b' AS drop, 3 AS x", "b")
-    assert rows(con) == [("a", 1, 2), ("b", 3, None)]
+    with pytest.raises(WarehouseUnavailable, match="the output of t lacks its columns x, y; nothing was stored"):
+        keep("SELECT 'a' AS drop, 3 AS z", "a")
+    assert rows(con) == [("a", 1, 2)]
+
+
+def test_features_of_another_model_are_null_in_a_row(con: duckdb.DuckDBPyConnection) -> None:
+    for drop, feature in (("a", "x"), ("b", "y")):
+        store(con, {"encoded_features": con.sql(f"SELECT '{drop}' AS drop, 1 AS {feature}")}, [drop])
+    assert rows(con, "encoded_features") == [("a", 1, None), ("b", None, 1)]
 
 
 def test_an_output_without_rows_makes_a_typed_table(

@@ -313,7 +313,7 @@ def test_fault_57_ingesting_twice_equals_once_and_new_content_replaces_its_drop(
     assert len(list(trained_home.archive.iterdir())) == archived + 1
 
 
-def test_a_refused_replacement_leaves_former_rows_and_predictions(
+def test_fault_60_a_refused_replacement_leaves_former_rows_and_predictions_and_nothing_is_scored_anew(
     junk_leads: CLI, trained_home: Home, tmp_path: Path, leads: Table
 ) -> None:
     scored = trained_home.predictions / "new.csv"
@@ -321,9 +321,13 @@ def test_a_refused_replacement_leaves_former_rows_and_predictions(
     assert junk_leads("ingest", write(tmp_path / "new.csv", without(leads, "syllabus"))).code == 1
     assert tables_of(trained_home, "new") == before
 
-    # asked for alone afterwards, predictions are of the leads that were accepted, not of the refused file's
+    # asked for alone afterwards, nothing is scored: what is stored is not what was delivered last
     with platform(trained_home) as found:
-        materialise(found, "new", "predictions")
+        for asset in ("encoded_features", "predictions", "prediction_summary"):
+            with pytest.raises(
+                JunkLeadsError, match="the newest delivery of drop 'new' was refused, and what is stored"
+            ):
+                materialise(found, "new", asset)
     assert scored.read_bytes() == predictions
 
 

@@ -140,6 +140,7 @@ def encoded_features(
     """
     drop = context.partition_key
     with plain_failures(), engine.making("encoded_features", drop) as work:
+        home.ledger.refuse_refused(drop)
         con = warehouse.connection()
         model = home.registry.champion()
         tell_of_champion(context.instance, home.registry, model.version)

@@ -55,6 +55,7 @@ def predictions(
     """
     drop = context.partition_key
     with plain_failures(), engine.making("predictions", drop) as work:
+        home.ledger.refuse_refused(drop)
         con = warehouse.connection()
         about = _about_drop(con, drop)
         # the file that these leads came from: a newer delivery of the drop may wait, or have been refused
@@ -124,6 +125,7 @@ def prediction_summary(
     """
     drop = context.partition_key
     with plain_failures():
+        home.ledger.refuse_refused(drop)
         con = warehouse.connection()
         about = _about_drop(con, drop)
         counts = {name: about[name] for name in ("drop", "rows_read", "rows_rejected")}
