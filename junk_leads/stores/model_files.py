@@ -17,6 +17,7 @@ from junk_leads.steps.watching.profiles import Profile
 BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE = "model.txt", "encoder.json", "settings.json"
 PROFILE_FILE = "profile.json"  # of the leads that it learned from; versions of before have none
 HASHES_FILE = "sha256.json"
+_LEFT_BY_LOADING = ("registered_model_meta",)
 
 
 def files_sha256(folder: Path) -> str:
@@ -26,7 +27,25 @@ def files_sha256(folder: Path) -> str:
     return json.dumps({name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names})
 
 
-def load_scoring_model(folder: Path, version: str, expected_sha256: str = "") -> ScoringModel:
+def folder_sha256(folder: Path) -> str:
+    """One hash of all files below a logged model's folder, its code and MLflow's own among them, by name and content.
+
+    What MLflow and Python leave there when they load it does not count.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in _LEFT_BY_LOADING and "__pycache__" not in path.parts:
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def refuse_changed_folder(folder: Path, version: str, expected_sha256: str) -> None:
+    """Raise RegistryError unless the files of a logged model are, one and all, those that were registered."""
+    _refuse_other(folder_sha256(folder), expected_sha256, version, folder)
+
+
+def load_scoring_model(folder: Path, version: str, expected_sha256: str) -> ScoringModel:
     """The model in a folder of its files, verified before LightGBM reads it.
 
     LightGBM ends the whole process on a damaged file, so the hashes come first.
@@ -43,7 +62,7 @@ def load_scoring_model(folder: Path, version: str, expected_sha256: str = "") ->
     return ScoringModel(version, booster, encoder, settings)
 
 
-def load_profile(folder: Path, version: str, expected_sha256: str = "") -> Profile | None:
+def load_profile(folder: Path, version: str, expected_sha256: str) -> Profile | None:
     """The profile of the leads that a version learned from, verified; None for a version registered without one."""
     _refuse_damaged(folder, version, expected_sha256)
     file = folder / PROFILE_FILE
@@ -55,7 +74,16 @@ def _refuse_damaged(folder: Path, version: str, expected_sha256: str) -> None:
         found = files_sha256(folder)
     except OSError as error:
         raise RegistryError(f"version {version} lacks the file {error.filename}; roll back or train again") from error
-    if expected_sha256 and found != expected_sha256:
+    _refuse_other(found, expected_sha256, version, folder)
+
+
+def _refuse_other(found: str, expected_sha256: str, version: str, folder: Path) -> None:
+    if not expected_sha256:
+        raise RegistryError(
+            f"version {version} was registered without the hashes of its files, or they were taken away; nothing "
+            "vouches for what it would score: roll back to another version or train again"
+        )
+    if found != expected_sha256:
         raise RegistryError(
             f"the files of version {version} are not those that were registered (SHA-256 differs); "
             f"roll back to another version or restore {folder}"

@@ -22,7 +22,7 @@ from junk_leads.home import Home
 from junk_leads.steps.scoring.scoring import ScoringModel
 from junk_leads.steps.watching.profiles import Profile
 from junk_leads.stores.mlflow_store import alias_of, client_of, downloaded, plain_errors
-from junk_leads.stores.model_files import load_profile, load_scoring_model
+from junk_leads.stores.model_files import load_profile, load_scoring_model, refuse_changed_folder
 from junk_leads.stores.telling.alerting import alert
 
 if TYPE_CHECKING:
@@ -150,11 +150,13 @@ class Registry:
         return load_profile(self._folder(found), version, found.tags.get("files_sha256", ""))
 
     def _folder(self, found: "ModelVersion") -> Path:
-        """Where the files of a version are."""
+        """Where the files of a version are, after all that was logged with them was verified."""
         client = self.client
         with plain_errors():
             logged = client.get_logged_model(found.source.rsplit("/", 1)[-1])
-            return downloaded(f"{logged.artifact_location}/artifacts")
+            folder = downloaded(logged.artifact_location)
+        refuse_changed_folder(folder, str(found.version), found.tags.get("folder_sha256", ""))
+        return folder / "artifacts"
 
     def load_judged(self, version: str) -> ScoringModel:
         """The model that a version was judged by: trained the same way without the leads of its temporal hold-out.

@@ -25,7 +25,7 @@ from junk_leads.steps.pages.leaderboard import as_markdown
 from junk_leads.steps.pages.plots import plot_evaluation, plot_importance, plot_leaderboard, plot_side_by_side
 from junk_leads.steps.pages.report import report_markdown
 from junk_leads.steps.watching.profiles import Profile
-from junk_leads.stores.mlflow_store import mlflow_quiet
+from junk_leads.stores.mlflow_store import downloaded, mlflow_quiet
 from junk_leads.stores.model_files import (
     BOOSTER_FILE,
     ENCODER_FILE,
@@ -33,6 +33,7 @@ from junk_leads.stores.model_files import (
     PROFILE_FILE,
     SETTINGS_FILE,
     files_sha256,
+    folder_sha256,
 )
 from junk_leads.stores.registry import JUDGED, Registry
 
@@ -89,6 +90,7 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
         mlflow.log_artifacts(str(folder / "judged"), JUDGED)
         hashes = _write_model(folder / "model", evaluated.model, training, training.profile)
         model_uri = _log_model(mlflow, folder / "model")
+        logged = downloaded(model_uri, registry.home.mlflow_uri)
         mlflow.set_tag("files_sha256", hashes)
         version = registry.register(
             run_id,
@@ -96,6 +98,7 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
             {
                 "encoder_id": encoder.id,
                 "files_sha256": hashes,
+                "folder_sha256": folder_sha256(logged),
                 "judged_sha256": judged_hashes,
                 "data_fingerprint": fingerprint,
                 "drops": json.dumps(dict(training.drops)),

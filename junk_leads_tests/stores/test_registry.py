@@ -19,7 +19,7 @@ from junk_leads.defs.resources import _end_left_runs
 from junk_leads.errors import NoChampion, RegistryError
 from junk_leads.home import Home
 from junk_leads.stores.mlflow_store import EXPERIMENT, mlflow_quiet
-from junk_leads.stores.model_files import BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE, files_sha256
+from junk_leads.stores.model_files import BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE, files_sha256, folder_sha256
 from junk_leads.stores.registry import MODEL, STAGES, Registry
 from junk_leads_tests.conftest import Trained, copied_home
 
@@ -262,7 +262,10 @@ def test_a_version_that_does_not_exist_is_refused(version: str, registry: Regist
     assert stages(registry) == before
 
 
-@pytest.mark.parametrize("name", [BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE])
+@pytest.mark.parametrize(
+    "name",
+    [BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE, "../MLmodel", "../scoring_model.py", "../code/junk_leads/errors.py"],
+)
 def test_a_version_with_a_damaged_file_is_not_loaded_nor_promoted_and_the_champion_stays(
     name: str, registry: Registry
 ) -> None:
@@ -275,7 +278,7 @@ def test_a_version_with_a_damaged_file_is_not_loaded_nor_promoted_and_the_champi
             asked()
         assert str(refused.value) == (
             "the files of version 2 are not those that were registered (SHA-256 differs); roll back to another version "
-            f"or restore {folder}"
+            f"or restore {folder.parent}"
         )
     assert stages(registry) == {"3": "", "2": "", "1": "production"}
 
@@ -283,10 +286,36 @@ def test_a_version_with_a_damaged_file_is_not_loaded_nor_promoted_and_the_champi
 def test_a_version_without_one_of_its_files_is_not_promoted_and_the_champion_stays(registry: Registry) -> None:
     missing = model_folder(registry) / ENCODER_FILE
     missing.unlink()
-    with pytest.raises(RegistryError) as refused:
+    with pytest.raises(RegistryError, match="the files of version 2 are not those that were registered"):
         registry.promote("2", "production")
-    assert str(refused.value) == f"version 2 lacks the file {missing}; roll back or train again"
     assert stages(registry) == {"3": "", "2": "", "1": "production"}
+
+
+@pytest.mark.parametrize("tag", ["files_sha256", "folder_sha256"])
+@pytest.mark.parametrize("emptied", [False, True], ids=["deleted", "emptied"])
+def test_a_version_without_its_hashes_is_not_loaded_nor_promoted(emptied: bool, tag: str, registry: Registry) -> None:
+    if emptied:
+        registry.client.set_model_version_tag(MODEL, "2", tag, "")
+    else:
+        registry.client.delete_model_version_tag(MODEL, "2", tag)
+    for asked in (lambda: registry.load("2"), lambda: registry.promote("2", "production")):
+        with pytest.raises(
+            RegistryError, match="version 2 was registered without the hashes of its files, or they were"
+        ):
+            asked()
+    assert stages(registry) == {"3": "", "2": "", "1": "production"}
+
+
+def test_a_model_that_was_loaded_by_mlflow_itself_is_unchanged(registry: Registry) -> None:
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(registry.home.mlflow_uri)
+    try:
+        mlflow.pyfunc.load_model(f"models:/{MODEL}/2")
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert registry.load("2").version == "2"
 
 
 def test_a_version_of_other_reference_tables_is_not_promoted_and_the_champion_stays(registry: Registry) -> None:
@@ -294,6 +323,7 @@ def test_a_version_of_other_reference_tables_is_not_promoted_and_the_champion_st
     other = replace(registry.load("2").encoder, reference="0" * 16)
     (folder / ENCODER_FILE).write_text(other.to_json(), encoding="utf-8")
     registry.client.set_model_version_tag(MODEL, "2", "files_sha256", files_sha256(folder))
+    registry.client.set_model_version_tag(MODEL, "2", "folder_sha256", folder_sha256(folder.parent))
     with pytest.raises(RegistryError) as refused:
         registry.promote("2", "production")
     assert str(refused.value) == (
