@@ -32,7 +32,16 @@ def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[
     }
     commands = {
         "runs": ["junk_leads.running.warm", str(home.root)],
-        "Dagster": ["dagster", "dev", "-m", "junk_leads.definitions", "-h", host, "-p", str(port)],
+        "Dagster": [
+            "junk_leads.running.guarded_ui",
+            "dev",
+            "-m",
+            "junk_leads.definitions",
+            "-h",
+            host,
+            "-p",
+            str(port),
+        ],
         "MLflow": [
             *("mlflow", "server", "--backend-store-uri", home.mlflow_uri, "--host", host, "--port", str(mlflow_port)),
             *("--artifacts-destination", home.mlartifacts.as_uri(), "--workers", "1"),

@@ -11,7 +11,7 @@ import pytest
 from junk_leads.steps.leads.cleaning import clean
 from junk_leads.steps.pages.history import MOST_SHOWN, as_image, history_lines, history_markdown, history_plot
 from junk_leads.steps.watching.history import HISTORY, history_row
-from junk_leads.steps.watching.overlap import count_known_leads
+from junk_leads.steps.watching.overlap import count_known_leads, delivered_again
 from junk_leads_tests.conftest import SCHEMA, leads_of
 
 AT = datetime(2026, 1, 2, 3, 4)
@@ -115,3 +115,21 @@ def test_known_leads_are_those_the_same_in_every_column_but_the_label(con: duckd
     )
     assert count_known_leads(con, here, others, SCHEMA) == (3, 2)
     assert count_known_leads(con, here, others.limit(0), SCHEMA) == (0, 0)
+
+
+def test_of_the_same_lead_in_several_labelled_drops_the_one_delivered_last_counts(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    rows: dict[str, list[dict[str, Any]]] = {
+        "june": [{}, {"city_mapped": "pune"}, {"city_mapped": "agra"}],
+        "july": [{"app_complete_flag": 0}, {"city_mapped": "pune", "app_complete_flag": None}],
+        "may": [{"city_mapped": "agra"}],
+    }
+    for drop, of in rows.items():
+        made = clean(con, leads_of(con, *of, drop=drop), SCHEMA)  # noqa: F841  DuckDB finds it by this name
+        con.execute(f"CREATE TABLE {drop} AS SELECT * FROM made")
+    leads = con.sql("SELECT * FROM june UNION ALL SELECT * FROM july UNION ALL SELECT * FROM may")
+    deliveries = con.sql("SELECT * FROM (VALUES ('may', 1), ('june', 2), ('july', 3)) AS t(drop, delivered_at)")
+    found = delivered_again(con, leads, deliveries, SCHEMA).order("ALL").fetchall()
+    # pune was delivered last without a label: what is known of it was delivered in june
+    assert found == [("june", 1), ("may", 1)]

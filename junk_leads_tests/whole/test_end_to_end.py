@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import dagster as dg
@@ -23,6 +24,7 @@ import pytest
 
 from junk_leads.defs.expectations import load_suite
 from junk_leads.home import Home
+from junk_leads.running.guarded_ui import HOSTS_VARIABLE, allowed_hosts
 from junk_leads.running.warm import ask
 from junk_leads.stores.warehouse import connect
 from junk_leads_tests.conftest import Trained, copied_home
@@ -225,6 +227,21 @@ def test_the_sensor_looks_by_itself(server: Server) -> None:
     )
     sensors = server.ask(query, of=server.location())["sensorsOrError"]["results"]
     assert ("incoming_sensor", "RUNNING") in [(one["name"], one["sensorState"]["status"]) for one in sensors]
+
+
+@pytest.mark.parametrize("upgrade", [{}, {"Connection": "Upgrade", "Upgrade": "websocket"}], ids=["page", "socket"])
+def test_fault_66_a_request_under_another_host_is_refused(upgrade: dict[str, str], server: Server) -> None:
+    for port in (server.port, server.mlflow_port):
+        asked = Request(f"http://127.0.0.1:{port}/graphql", headers={"Host": "evil.example.com", **upgrade})
+        with pytest.raises(HTTPError) as refused:
+            urlopen(asked, timeout=60)
+        assert refused.value.code in (400, 403)
+
+
+def test_the_names_that_are_answered_to_are_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert allowed_hosts(["dev", "-h", "10.0.0.5", "-p", "3000"]) == ["127.0.0.1", "localhost", "10.0.0.5"]
+    monkeypatch.setenv(HOSTS_VARIABLE, "leads.example.com, 127.0.0.1")
+    assert allowed_hosts(["--host", "127.0.0.1"]) == ["127.0.0.1", "localhost", "leads.example.com"]
 
 
 def test_an_unlabelled_csv_dropped_into_incoming_is_scored_by_itself(server: Server, delivered: Delivered) -> None:

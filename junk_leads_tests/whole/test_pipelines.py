@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -420,6 +421,28 @@ def test_fault_36_leads_of_one_class_train_nothing_and_the_champion_stays(
     assert query(trained_home, "SELECT model_version FROM lightgbm_model") == [("1",)]
     listed = junk_leads("models", "--json").json["versions"]
     assert [(row["version"], row["stage"]) for row in listed] == [("1", "production")]
+
+
+def test_fault_64_leads_delivered_again_under_another_name_are_told_and_learned_from_once(
+    junk_leads: CLI, trained_home: Home, trained: Trained, tmp_path: Path
+) -> None:
+    again = tmp_path / "the same again.csv"
+    shutil.copyfile(trained.history, again)
+    told = junk_leads("ingest", again, "--json")
+    ((kept,),) = query(trained_home, "SELECT count(*) FROM cleaned_leads WHERE drop = 'history'")
+    assert told.json["drops"][0]["kept"] == kept  # all are kept
+    assert f"{kept:,} of the leads of" in told.err
+    assert junk_leads("train", "--rounds", "60").code == 0
+    with platform(trained_home) as found:
+        first, second = (found.registry.version(number) for number in ("1", "2"))
+        assert second.metrics == first.metrics
+        assert sum(second.drops.values()) == sum(first.drops.values()) == kept
+        hashes = [found.registry.client.get_model_version("junk_leads", n).tags["files_sha256"] for n in ("1", "2")]
+        assert hashes[0] == hashes[1]  # the same booster, encoder, settings and profile to the byte
+        event = found.instance.get_latest_materialization_event(dg.AssetKey("lightgbm_model"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["labelled_leads_delivered_again"].value == kept
 
 
 def test_fault_38_without_any_labelled_drop_nothing_is_trained(junk_leads: CLI, home: Home) -> None:

@@ -26,6 +26,7 @@ from junk_leads.steps.learning.training import labelled_features, refuse_unfit
 from junk_leads.steps.learning.tuning import Budget
 from junk_leads.steps.pages.leaderboard import as_markdown, leaderboard
 from junk_leads.steps.pages.plots import as_markdown_image
+from junk_leads.stores.drops.labelled import learned_once
 from junk_leads.stores.tracking import log_leaderboard, log_learner
 
 PROGRESS = logging.getLogger("junk_leads.progress")  # what a person at a terminal is told meanwhile
@@ -64,7 +65,8 @@ def experiment_leaderboard(
     with plain_failures():
         chosen = learners(config.learners)
         encoder = Encoder.of_table(significant_levels)
-        data = labelled_features(warehouse.connection(), lead_counts, encoder)
+        con = warehouse.connection()
+        data = labelled_features(con, learned_once(con, lead_counts), encoder)
         warehouse.release()  # others may have the warehouse while learners learn
         least = {name: settings[name] for name in ("minimum_labelled", "minimum_per_class")}
         refuse_unfit(data, **least)

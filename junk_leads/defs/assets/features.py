@@ -27,7 +27,7 @@ from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.counting import KIND_COLUMNS
 from junk_leads.steps.leads.encoding import IDENTITY, LEVEL_COLUMNS, Encoder, encode
 from junk_leads.steps.leads.levels import learn_significant_levels
-from junk_leads.stores.drops.labelled import counts_of, uncounted
+from junk_leads.stores.drops.labelled import counts_of, learned_once, uncounted
 from junk_leads.stores.drops.trusting import beside_training
 from junk_leads.stores.warehouse import rows_of
 
@@ -84,7 +84,9 @@ def significant_levels(warehouse: dg.ResourceParam[Warehouse], lead_counts: duck
     """
     with plain_failures():
         con = warehouse.connection()
-        levels = stage(con, "significant_levels", learn_significant_levels(con, lead_counts, LEVEL_COLUMNS))
+        levels = stage(
+            con, "significant_levels", learn_significant_levels(con, learned_once(con, lead_counts), LEVEL_COLUMNS)
+        )
         missing = uncounted(con)
         if missing:
             raise TrainingRefused(

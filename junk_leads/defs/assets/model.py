@@ -33,6 +33,7 @@ from junk_leads.steps.learning.tuning import recipe_of
 from junk_leads.steps.learning.validation import Aim
 from junk_leads.steps.pages.plots import as_markdown_image
 from junk_leads.steps.scoring.reasons import conversions
+from junk_leads.stores.drops.labelled import learned_once
 from junk_leads.stores.drops.trusting import training_profile
 from junk_leads.stores.promotion import compare
 from junk_leads.stores.tracking import Logged, Training, log_training
@@ -108,7 +109,9 @@ def lightgbm_model(
         con = warehouse.connection()
         settings, recipe = model_settings(), config.recipe()
         encoder = Encoder.of_table(significant_levels)
-        data = labelled_features(con, lead_counts, encoder)
+        counts = learned_once(con, lead_counts)
+        data = labelled_features(con, counts, encoder)
+        delivered = int(lead_counts.aggregate("coalesce(sum(lead_count), 0)").fetchall()[0][0])
         fitness = data_checks(data, encoder, config)
         if not all(result.passed for result in fitness):
             yield from publish(None, fitness)
@@ -126,7 +129,7 @@ def lightgbm_model(
         results = [*fitness, _floor(metrics, config.lowest_auc)]
         if not results[-1].passed:
             yield from publish(None, results)
-        counted = lead_counts.aggregate("drop, sum(lead_count)::BIGINT")
+        counted = counts.aggregate("drop, sum(lead_count)::BIGINT")
         drops = dict(sorted(counted.fetchall()))
         training = Training(
             evaluated,
@@ -148,7 +151,8 @@ def lightgbm_model(
         )
         logged = log_training(mlflow, home.registry, training)
         row = _row(con, logged.version, logged.run_id, encoder, data.leads, metrics)
-        told = {"gate": _gate(con, home, logged.version), **_metadata(home, logged, evaluated.report)}
+        again = {"labelled_leads_delivered_again": delivered - data.leads}
+        told = {**again, "gate": _gate(con, home, logged.version), **_metadata(home, logged, evaluated.report)}
         yield from publish(row, results, told)
 
 

@@ -37,3 +37,17 @@ def add_up_counts(con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelatio
     """The counts of leads from those of parts of them, wherever these were counted."""
     alike = ", ".join(quoted(column) for column in counts.columns if column != "lead_count")
     return con.sql(f"SELECT {alike}, sum(lead_count)::BIGINT AS lead_count FROM counts GROUP BY ALL")
+
+
+def take_off_counts(
+    con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation, less: duckdb.DuckDBPyRelation
+) -> duckdb.DuckDBPyRelation:
+    """The counts of leads without those that are counted in `less`."""
+    alike = ", ".join(quoted(column) for column in counts.columns if column != "lead_count")
+    return con.sql(
+        f"""
+        SELECT {alike}, sum(lead_count)::BIGINT AS lead_count
+        FROM (SELECT * FROM counts UNION ALL BY NAME SELECT * REPLACE (-lead_count AS lead_count) FROM less)
+        GROUP BY ALL HAVING sum(lead_count) > 0
+        """
+    )

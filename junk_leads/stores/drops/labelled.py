@@ -1,7 +1,8 @@
 """Labelled drops: which there are, and the counts of their leads.
 
-What lives here: the accepted labelled drops, those whose leads are not counted yet, and the counts of all. What does
-not: counting (`steps/leads/counting.py`), and Dagster's keys of them (`defs/labelled_drops.py`).
+What lives here: the accepted labelled drops, those whose leads are not counted yet, the counts of all, and of these
+what training learns from: each lead once. What does not: counting (`steps/leads/counting.py`), which leads are the same
+(`steps/watching/overlap.py`), and Dagster's keys of drops (`defs/labelled_drops.py`).
 """
 
 from collections.abc import Collection, Sequence
@@ -11,7 +12,9 @@ import duckdb
 from junk_leads.engine.drops import count_drop
 from junk_leads.engine.executors import Executor, InProcess
 from junk_leads.engine.table_parts import parts_of
-from junk_leads.steps.leads.counting import count_leads
+from junk_leads.reference import lead_schema
+from junk_leads.steps.leads.counting import count_leads, take_off_counts
+from junk_leads.steps.watching.overlap import delivered_again
 from junk_leads.stores.warehouse import HOLDINGS, has_table, rows_of
 
 COUNTS = "lead_counts"
@@ -68,3 +71,38 @@ def counts_of(
     for other in others:  # noqa: B007  named in the SQL below
         counts = con.sql("SELECT * FROM counts UNION ALL BY NAME SELECT * FROM other")
     return counts
+
+
+def repeated_leads(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation | None:
+    """The labelled leads that stand in a later labelled drop too (`drop`, `lead_number`), None when there are none.
+
+    Reads leads only when a drop was found to hold leads of labelled ones as it came. The relation reads a TEMP table of
+    `con`, which the next call replaces.
+    """
+    drops = labelled_drops(con)
+    if len(drops) < 2 or not has_table(con, "known_leads"):
+        return None
+    suspects = con.execute(
+        "SELECT drop FROM known_leads WHERE known_labelled_leads > 0 AND drop IN (SELECT unnest(?::VARCHAR[]))", [drops]
+    ).fetchall()
+    if not suspects:
+        return None
+    leads = rows_of(con, "cleaned_leads", drops)
+    moments = rows_of(con, "cleaned_leads", [drop for (drop,) in suspects]).select("created_date")  # noqa: F841
+    leads = con.sql("SELECT * FROM leads SEMI JOIN moments USING (created_date)")
+    deliveries = con.sql(f"SELECT drop, stored_at AS delivered_at FROM {HOLDINGS} WHERE table_name = 'raw_leads'")
+    found = delivered_again(con, leads, deliveries, lead_schema())  # noqa: F841  named in the SQL below
+    con.execute("CREATE OR REPLACE TEMP TABLE repeated_leads AS SELECT * FROM found")
+    repeated = con.table("repeated_leads")
+    return repeated if repeated.limit(1).fetchall() else None
+
+
+def learned_once(con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Of the counts of all labelled drops those that training learns from: a lead counts as it was delivered last."""
+    repeated = repeated_leads(con)
+    if repeated is None:
+        return counts
+    drops = [drop for (drop,) in repeated.select("drop").distinct().fetchall()]
+    leads, groups = rows_of(con, "cleaned_leads", drops), rows_of(con, "interaction_groups", drops)
+    leads = con.sql("SELECT * FROM leads SEMI JOIN repeated USING (drop, lead_number)")
+    return take_off_counts(con, counts, count_leads(con, leads, groups))

@@ -19,6 +19,7 @@ from junk_leads.steps.watching.codes import Proposal, propose
 from junk_leads.steps.watching.known_leads import KnownLeads, known_leads
 from junk_leads.steps.watching.profiles import Profile, as_counts, profile_of
 from junk_leads.steps.watching.trust import Verdict, judge
+from junk_leads.stores.drops.labelled import repeated_leads
 from junk_leads.stores.registry import Registry
 from junk_leads.stores.warehouse import has_table, rows_of
 
@@ -59,9 +60,11 @@ def beside_training(
 
 
 def training_profile(con: duckdb.DuckDBPyConnection, drops: Sequence[str]) -> Profile:
-    """The profile of the labelled leads of these drops; `lead_counts` does not tell their hours."""
+    """The profile of the labelled leads of these drops, each lead once; `lead_counts` does not tell their hours."""
     labelled = f"{lead_schema().label} IS NOT NULL"
-    leads = rows_of(con, "cleaned_leads", drops).filter(labelled)
+    leads, repeated = rows_of(con, "cleaned_leads", drops).filter(labelled), repeated_leads(con)
+    if repeated is not None:
+        leads = con.sql("SELECT * FROM leads ANTI JOIN repeated USING (drop, lead_number)")
     return profile_of(con, as_counts(con, leads, rows_of(con, "interaction_groups", drops)))
 
 
