@@ -16,13 +16,13 @@ from junk_leads.defs.jobs import JOBS
 from junk_leads.defs.resources import EngineResource, HomeResource, mlflow_resource
 from junk_leads.defs.schedules import retraining
 from junk_leads.defs.sensors import make_incoming_sensor
-from junk_leads.home import SCHEDULER_VARIABLE, Home
+from junk_leads.home import SCHEDULER_VARIABLE, Home, number_setting
 
 
 def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
     """The definitions for a home (that of the environment unless told), with resources replaced as given."""
     home = home or Home.from_environment()
-    interval = int(os.environ.get("JUNK_LEADS_SENSOR_SECONDS", "5"))
+    interval = int(number_setting("JUNK_LEADS_SENSOR_SECONDS", 5))
     return dg.Definitions(
         assets=dg.load_assets_from_modules(
             [leads, codes, features, model, champion, experiments, predictions, outcomes, history], include_specs=True
@@ -31,9 +31,9 @@ def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = N
         sensors=[
             make_incoming_sensor(
                 interval_seconds=interval,
-                settle_seconds=float(os.environ.get("JUNK_LEADS_SETTLE_SECONDS", "3")),
+                settle_seconds=number_setting("JUNK_LEADS_SETTLE_SECONDS", 3),
                 watch_seconds=max(interval - 0.7, 0.0),  # ended when the daemon looks for what is due
-                stale_minutes=float(os.environ.get("JUNK_LEADS_STALE_MINUTES", "60")),
+                stale_minutes=number_setting("JUNK_LEADS_STALE_MINUTES", 60),
             ),
             failure_sensor,
             success_sensor,

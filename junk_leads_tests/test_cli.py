@@ -26,6 +26,7 @@ from junk_leads.cli.speaking import answer_each, named
 from junk_leads.defs.after_runs import renew_history
 from junk_leads.home import Home
 from junk_leads.steps.leads.generating import write_leads
+from junk_leads.stores.warehouse import RESTORE
 from junk_leads_tests.conftest import DELIVERED, SCHEMA, Outcome, Trained, copied_home, run_command
 
 pytestmark = pytest.mark.xdist_group("cli")
@@ -197,7 +198,7 @@ def test_a_damaged_warehouse_is_one_plain_line_and_stays_as_it_is(home: Home, tr
     assert (refused.code, refused.out) == (1, "")
     (line,) = refused.failures
     assert line.startswith(f"new.csv: the warehouse {home.warehouse} ")
-    assert line.endswith("nothing was changed: restore it from a backup, or move it away and ingest the archive again")
+    assert line.endswith(f"nothing was changed: {RESTORE}")
     assert home.warehouse.read_bytes() == b"not a database" * 1_000
 
 

@@ -14,8 +14,8 @@ from typing import Annotated
 
 import typer
 
-from junk_leads.cli import codes, deliveries, leads, models
-from junk_leads.cli.speaking import refuse, tell
+from junk_leads.cli import codes, deliveries, keeping, leads, models
+from junk_leads.cli.speaking import answer, refuse, tell
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 
@@ -40,7 +40,7 @@ def ui(
 
 for command in (
     *(leads.ingest, models.train, models.experiment, leads.score, leads.profile, leads.generate, leads.demo),
-    *(deliveries.drops, deliveries.checks, models.evaluate, ui),
+    *(deliveries.drops, deliveries.checks, models.evaluate, keeping.doctor, keeping.backup, keeping.restore, ui),
 ):
     app.command()(command)
 app.add_typer(models.app, name="models")
@@ -54,11 +54,15 @@ def main() -> None:
     try:
         app()
     except JunkLeadsError as error:
-        refuse(str(error))
-        sys.exit(1)
+        line = str(error)
     except OSError as error:
-        refuse(f"{error.strerror or error}: {error.filename or ''}; check the disk and rights")
-        sys.exit(1)
+        line = f"{error.strerror or error}: {error.filename or ''}; check the disk and rights"
+    else:
+        return
+    refuse(line)
+    if "--json" in sys.argv[1:]:
+        answer(True, {"error": line}, "")
+    sys.exit(1)
 
 
 def program() -> None:

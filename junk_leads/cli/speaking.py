@@ -95,7 +95,8 @@ def answer_each(
             except JunkLeadsError as error:
                 refused.append(str(error))
     if done or as_json:
-        answer(as_json, {"drops": done}, "\n".join(map(told, done)))
+        failed = {"error": "; ".join(refused)} if refused else {}
+        answer(as_json, {"drops": done, **failed}, "\n".join(map(told, done)))
     for line in refused:
         refuse(line)
     if refused:

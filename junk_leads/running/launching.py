@@ -27,6 +27,7 @@ from junk_leads.engine.shards import is_sharded
 from junk_leads.errors import DropUnknown, JunkLeadsError
 from junk_leads.home import SCHEDULER_VARIABLE, Home
 from junk_leads.running.dagster_store import kept_open
+from junk_leads.running.doctor import first_look
 from junk_leads.running.instance import opened_instance
 from junk_leads.steps.boosting import refuse_unknown_parameters
 from junk_leads.steps.leads.generating import write_leads
@@ -382,6 +383,8 @@ def platform(home: Home, progress: Progress = lambda line: None) -> Iterator[Pla
         for run_id in fail_dead_runs(instance, home):
             progress(f"run {run_id} had ended with its process and is marked as failed")
             after_run(home, instance, run_id)
+        for finding in first_look(home):
+            progress(f"something is wrong: {finding.what}; {finding.do}")
         yield Platform(home, build_defs(home), instance, progress)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
+from junk_leads.running.doctor import first_look
 from junk_leads.running.instance import opened_instance
 from junk_leads.stores.registry import Registry
 
@@ -22,6 +23,8 @@ def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[
     assert Registry(home).client  # makes MLflow's store, once
     with opened_instance(home):
         pass  # and so Dagster's, before its servers start side by side
+    for finding in first_look(home):
+        tell(f"something is wrong: {finding.what}; {finding.do}")
     environment = {
         **os.environ,
         "DAGSTER_HOME": str(home.dagster),

@@ -211,6 +211,10 @@ class Registry:
         announced = {**events[0], "encoder_id": found.tags.get("encoder_id", "")}
         self._carry_out({"key": time.time_ns(), "events": events, "announced": announced})
 
+    def is_cut_off(self) -> bool:
+        """Whether a transition was cut off between its writes."""
+        return _PENDING in self._tags()
+
     def complete(self) -> dict[str, Any] | None:
         """Complete a transition that was cut off between its writes; returns its event, None when there is none."""
         pending = self._tags().get(_PENDING)

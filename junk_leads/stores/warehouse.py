@@ -29,6 +29,10 @@ from junk_leads.errors import DropUnknown, WarehouseUnavailable
 from junk_leads.steps.sql import quoted
 from junk_leads.stores.making import alone, make_whole
 
+RESTORE = (
+    "restore a backup into an empty home (`junk-leads restore DIR`), or move it away and have the tables made again "
+    "from archive/ (`junk-leads doctor --repair`)"
+)
 # Which table holds which drop, of which delivery (`content`, the file's SHA-256).
 HOLDINGS = "table_drops"
 # What a delivery must pass to be accepted, in order, and the tables of each: until it has passed the last of them, the
@@ -69,8 +73,7 @@ def connect(path: Path, *, wait_seconds: float = 60.0) -> duckdb.DuckDBPyConnect
             text = str(error)
             if "Could not set lock" not in text:
                 raise WarehouseUnavailable(
-                    f"the warehouse {path} cannot be opened ({_first_line(text)}); "
-                    f"nothing was changed: restore it from a backup, or move it away and ingest the archive again"
+                    f"the warehouse {path} cannot be opened ({_first_line(text)}); nothing was changed: {RESTORE}"
                 ) from error
             if time.monotonic() >= deadline:
                 raise WarehouseUnavailable(
@@ -80,8 +83,7 @@ def connect(path: Path, *, wait_seconds: float = 60.0) -> duckdb.DuckDBPyConnect
             time.sleep(0.1)
         except duckdb.Error as error:
             raise WarehouseUnavailable(
-                f"the warehouse {path} is damaged ({_first_line(str(error))}); "
-                f"nothing was changed: restore it from a backup, or move it away and ingest the archive again"
+                f"the warehouse {path} is damaged ({_first_line(str(error))}); nothing was changed: {RESTORE}"
             ) from error
     limit_memory(con)
     con.execute(_HOLDINGS_TABLE)
@@ -96,8 +98,7 @@ def _make_at(path: Path) -> None:
     log = path.with_name(f"{path.name}.wal")
     if log.exists():
         raise WarehouseUnavailable(
-            f"the warehouse {path} is gone, but not its log {log.name}; nothing was changed: restore both from a "
-            f"backup, or move the log away and ingest the archive again"
+            f"the warehouse {path} is gone, but not its log {log.name}; nothing was changed: {RESTORE}"
         )
     try:
         with alone(path.parent):

@@ -17,7 +17,7 @@ from junk_leads.stores import making
 from junk_leads.stores.ledger import Ledger
 from junk_leads.stores.making import alone, make_whole
 from junk_leads.stores.registry import Registry
-from junk_leads.stores.warehouse import connect, holds
+from junk_leads.stores.warehouse import RESTORE, connect, holds
 
 # A process that is killed at the moment when a file of its grows beyond so many bytes.
 KILLED = """
@@ -26,7 +26,7 @@ from pathlib import Path
 from junk_leads.home import Home
 from junk_leads.stores.ledger import Ledger
 from junk_leads.stores.registry import Registry
-from junk_leads.stores.warehouse import connect
+from junk_leads.stores.warehouse import RESTORE, connect
 import duckdb, mlflow
 
 home = Home(Path(sys.argv[1])).prepare()
@@ -124,8 +124,7 @@ def test_a_log_without_its_warehouse_is_told_and_kept(home: Home) -> None:
     with pytest.raises(WarehouseUnavailable) as refused:
         connect(home.warehouse)
     assert str(refused.value) == (
-        f"the warehouse {home.warehouse} is gone, but not its log warehouse.duckdb.wal; nothing was changed: restore "
-        "both from a backup, or move the log away and ingest the archive again"
+        f"the warehouse {home.warehouse} is gone, but not its log warehouse.duckdb.wal; nothing was changed: {RESTORE}"
     )
     assert log.read_bytes() == b"what was not in the file yet"
 

@@ -12,9 +12,10 @@ import duckdb
 import pytest
 
 from junk_leads.errors import DropUnknown, WarehouseUnavailable
+from junk_leads.stores import warehouse
 from junk_leads.stores.warehouse import connect, holds, rows_of, store
 
-RESTORE = "nothing was changed: restore it from a backup, or move it away and ingest the archive again"
+RESTORE = f"nothing was changed: {warehouse.RESTORE}"
 
 
 @pytest.fixture

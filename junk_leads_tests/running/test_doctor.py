@@ -1,0 +1,160 @@
+"""The doctor: disagreement between the stores of a home is told, mended where that is safe, and told at a start."""
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from junk_leads.home import Home
+from junk_leads.running.doctor import first_look
+from junk_leads.stores.ledger import Ledger
+from junk_leads.stores.registry import Registry
+from junk_leads.stores.warehouse import connect
+from junk_leads_tests.conftest import Outcome, run_command
+
+pytestmark = pytest.mark.xdist_group("home")
+
+
+def sql(home: Home, *statements: str) -> None:
+    with connect(home.warehouse) as con:
+        for statement in statements:
+            con.execute(statement)
+
+
+def lose_rows(home: Home) -> None:
+    sql(home, "DELETE FROM cleaned_leads WHERE drop = 'new' AND lead_number < 10")
+
+
+def lose_predictions(home: Home) -> None:
+    sql(home, "DELETE FROM predictions WHERE lead_number = 7")
+
+
+def lose_counts(home: Home) -> None:
+    sql(home, "DELETE FROM lead_counts WHERE app_complete_flag = 1")
+
+
+def lose_a_drop(home: Home) -> None:  # as a write-ahead log that is lost with the drop's last transaction
+    tables = ("interaction_groups", "table_drops")
+    sql(home, *(f"DELETE FROM {t} WHERE drop = 'new'" for t in tables))
+
+
+def lose_the_warehouse(home: Home) -> None:
+    home.warehouse.unlink()
+
+
+def cut_a_promotion_off(home: Home) -> None:
+    registry = Registry(home)
+    event = {"version": "1", "from": "production", "to": "staging", "when": "", "who": "", "why": ""}
+    pending = json.dumps({"key": 1, "events": [event], "announced": event})
+    registry.client.set_registered_model_tag("junk_leads", "pending_transition", pending)
+
+
+def leave_a_part(home: Home) -> None:
+    part = home.predictions / "new.part"
+    part.write_text("half")
+    os.utime(part, (1, 1))
+
+
+def forget_a_partition(home: Home) -> None:
+    with closing(sqlite3.connect(home.dagster / "history" / "runs" / "index.db")) as db, db:
+        assert db.execute("DELETE FROM dynamic_partitions WHERE partition = 'new'").rowcount
+
+
+@pytest.mark.parametrize(
+    ("harm", "what"),
+    [
+        (lose_rows, "cleaned_leads lacks rows of 'new', or has more than were stored"),
+        (lose_predictions, "predictions lacks rows of 'new', or has more than were stored"),
+        (lose_counts, "lead_counts lacks rows of 'history', or has more than were stored"),
+        (lose_a_drop, "the ledger has 'new' as accepted, the tables do not hold what was delivered"),
+        (lose_the_warehouse, "the ledger has 'history', 'new' as accepted, the tables do not hold what was delivered"),
+        (cut_a_promotion_off, "a promotion was cut off between its writes"),
+        (leave_a_part, "parts of files that were never finished: 'new.part'"),
+        (forget_a_partition, "the graph has no partition for 'new'"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_can_safely_be_mended_is(
+    harm: Callable[[Home], None], what: str, trained_home: Home, junk_leads: Callable[..., Outcome]
+) -> None:
+    harm(trained_home)
+    found = junk_leads("doctor", "--json")
+    assert (found.code, [one["what"] for one in found.json["findings"]]) == (1, [what])
+    mended = junk_leads("doctor", "--repair")
+    assert (mended.code, mended.out) == (0, f"mended: {what}\n")
+    assert junk_leads("doctor").out == "all is well\n"
+
+
+def lose_a_file(home: Home) -> None:
+    Ledger(home).newest("new").path.unlink()
+
+
+def change_a_file(home: Home) -> None:
+    with Ledger(home).newest("new").path.open("ab") as file:
+        file.write(b"x")
+
+
+def lose_a_scored_file(home: Home) -> None:
+    (home.predictions / "new.csv").unlink()
+
+
+def bring_a_stranger(home: Home) -> None:
+    (home.archive / "stranger.csv").write_text("x")
+
+
+def forget_a_drop(home: Home) -> None:
+    with closing(sqlite3.connect(home.ledger)) as db, db:
+        db.execute("DELETE FROM deliveries WHERE drop_key = 'new'")
+    for path in home.archive.glob("new-*"):
+        path.unlink()
+
+
+def change_a_model(home: Home) -> None:
+    (found,) = home.mlartifacts.rglob("MLmodel")
+    with (found.parent / "artifacts" / "model.txt").open("ab") as file:
+        file.write(b"x")
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lose_a_file, "the file of drop 'new' (accepted) is gone from"),
+        (change_a_file, "the file of drop 'new' (accepted) is not what was delivered:"),
+        (lose_a_scored_file, "the scored files of 'new' are gone from predictions/; run `junk-leads score new`"),
+        (bring_a_stranger, "archive/ has files that the ledger does not know: 'stranger.csv'"),
+        (forget_a_drop, "the tables hold 'new', which the ledger knows nothing of"),
+        (change_a_model, "the files of version 1 are not those that were registered"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_cannot_be_mended_is_told_with_what_to_do(
+    harm: Callable[[Home], None], told: str, trained_home: Home, junk_leads: Callable[..., Outcome]
+) -> None:
+    harm(trained_home)
+    found = junk_leads("doctor", "--repair")
+    (line,) = found.out.splitlines()
+    assert found.code == 1
+    assert line.startswith(f"wrong: {told}")
+    assert "; " in line
+
+
+def test_at_every_start_rows_that_were_lost_are_told(trained_home: Home) -> None:
+    assert first_look(trained_home) == []
+    lose_a_drop(trained_home)
+    told = run_command("models", "compare", "1", "1", home=trained_home)
+    assert (
+        "… something is wrong: the ledger has 'new' as accepted, the tables do not hold what was delivered; run "
+        in (told.err)
+    )
+    lose_rows(trained_home)
+    whats = [finding.what for finding in first_look(trained_home)]
+    assert any("cleaned_leads has" in what and "were stored" in what for what in whats)
+
+
+def test_a_start_does_not_wait_for_a_run_that_holds_the_warehouse(trained: object, home: Home) -> None:
+    shutil.rmtree(home.root)
+    assert first_look(home) == []  # nor does it need a home
