@@ -191,6 +191,142 @@ def first_starts_killed(folder: Path, chance: random.Random) -> str:
     return wrong
 
 
+def trained_home(folder: Path) -> Path:
+    """A home with a model in production and a scored drop, made once for a trial."""
+    home = folder / "trained"
+    if not home.exists():
+        wrong = done(home, "demo", "--rows", "2000")
+        if wrong:
+            raise RuntimeError(wrong)
+    return home
+
+
+def told_plainly(process: "subprocess.Popen[str]", name: str) -> str:
+    """Whether a command that may fail does so in plain lines with exit code 1, and does not take forever."""
+    _, err = process.communicate(timeout=300)
+    if process.returncode not in (0, 1):
+        return f"{name} ended with {process.returncode}: {err.strip()[-600:]}"
+    plain = (
+        "\u2026 ",
+        "junk-leads: ",
+        "Exception while writing logger call",
+        "(Background on",
+    )  # two are Dagster's own
+    strange = [line for line in err.splitlines() if not line.startswith(plain)]
+    return f"{name} told more than plain lines: {strange[:3]}" if strange else ""
+
+
+def account(home: Path) -> dict[str, object]:
+    """What the stores of a home say of drops: the rows of each table, and where every delivery's file is."""
+    from junk_leads.home import Home
+    from junk_leads.stores.ledger import Ledger
+    from junk_leads.stores.warehouse import HOLDINGS, connect
+
+    at = Home(home)
+    with connect(at.warehouse) as con:
+        rows = con.execute(f"SELECT table_name, drop, content, row_count FROM {HOLDINGS} ORDER BY ALL").fetchall()
+    kept = ("raw_leads", "cleaned_leads", "interaction_groups", "encoded_features", "predictions", "prediction_summary")
+    files = sorted((d.drop, d.content, d.status, d.path.is_file()) for d in Ledger(at).deliveries())
+    return {"rows": [row for row in rows if row[0] in kept], "files": files}
+
+
+@trial(times=100)
+def kills(folder: Path, chance: random.Random) -> str:
+    """A command is killed at a random moment; the same again ends as it does undisturbed, and the doctor is content."""
+    source, home = trained_home(folder), folder / f"home-{chance.getrandbits(64):x}"
+    first, second = (generated(folder, seed, 1_500) for seed in (11, 12))
+    replaced = folder / "replacing" / first.name  # another content under the same name
+    replaced.parent.mkdir(exist_ok=True)
+    shutil.copyfile(second, replaced)
+    commands: dict[str, list[tuple[object, ...]]] = {
+        "ingest": [("ingest", first)],
+        "replace": [("ingest", first), ("ingest", replaced)],
+        "score": [("score", first)],
+        "train": [("train", "--rounds", 20)],
+        "promote": [("models", "promote", "1", "--to", "staging")],
+        "backup": [("backup", folder / f"backup-{home.name}")],
+    }
+    name = chance.choice(list(commands))
+    *before, last = commands[name]
+    undisturbed = folder / f"undisturbed-{name}"
+    if not undisturbed.exists():
+        shutil.copytree(source, undisturbed)
+        wrong = next(filter(None, (done(undisturbed, *command) for command in commands[name])), "")
+        if wrong:
+            return wrong
+        shutil.rmtree(folder / f"backup-{home.name}", ignore_errors=True)
+    shutil.copytree(source, home)
+    wrong = next(filter(None, (done(home, *command) for command in before)), "")
+    process = started(home, *last)
+    time.sleep(chance.uniform(0.5, 12 if name in ("score", "train") else 7))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    if name != "backup" or not last[1].exists():  # type: ignore[attr-defined]
+        wrong = wrong or done(home, *last)
+    wrong = wrong or done(home, "doctor")
+    if not wrong and account(home) != account(undisturbed):
+        wrong = f"{name}: {account(home)} is not {account(undisturbed)}"
+    shutil.rmtree(home)
+    return wrong and f"{name}: {wrong}"
+
+
+@trial(times=40)
+def disk_full(folder: Path, chance: random.Random) -> str:
+    """The disk (a tmpfs, made by root) fills up while a command works, which says so plainly; nothing is lost."""
+    source, disk = trained_home(folder), folder / "disk"
+    file = generated(folder, 13, 1_500)
+    disk.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", disk], check=True)
+    try:
+        home = Path(shutil.copytree(source, disk / "home"))
+        name = chance.choice(["ingest", "score", "train"])
+        process = started(home, name, *([] if name == "train" else [file]))
+        time.sleep(chance.uniform(0.5, 8))
+        with (disk / "filling").open("wb") as filling:
+            filling.truncate(0)
+            os.posix_fallocate(filling.fileno(), 0, max(shutil.disk_usage(disk).free - chance.randrange(0, 300_000), 1))
+        wrong = told_plainly(process, name)
+        (disk / "filling").unlink()
+        again = [] if name == "train" else [file]
+        wrong = wrong or done(home, name, *again) or done(home, "score", "sample_new")
+        scored = "predictions/sample_new.csv"
+        if not wrong and (home / scored).read_bytes() != (source / scored).read_bytes():
+            wrong = "the scores are others than before"
+        return wrong and f"{name}: {wrong}"
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+@trial(times=150)
+def damage(folder: Path, chance: random.Random) -> str:
+    """A bit of some file of a home flips, or the file is cut: told in plain lines or harmless, never another score."""
+    source, home = trained_home(folder), folder / "damaged"
+    shutil.rmtree(home, ignore_errors=True)
+    shutil.copytree(source, home)
+    stores = ("predictions", "reports", "sample", "quarantine", "making.lock", "running.lock")
+    files = sorted(
+        path
+        for path in home.rglob("*")
+        if path.is_file() and path.stat().st_size and path.relative_to(home).parts[0] not in stores
+    )
+    by_place: dict[str, list[Path]] = {}
+    for path in files:
+        by_place.setdefault(path.relative_to(home).parts[0], []).append(path)
+    path = chance.choice(by_place[chance.choice(sorted(by_place))])
+    content = bytearray(path.read_bytes())
+    if chance.random() < 0.5:
+        del content[chance.randrange(len(content)) :]
+    else:
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+    wrong = told_plainly(started(home, "score", "sample_new"), "score")
+    scored, right = home / "predictions" / "sample_new.csv", source / "predictions" / "sample_new.csv"
+    if not wrong and scored.read_bytes() != right.read_bytes():
+        wrong = "the scores are others than before"
+    wrong = wrong or told_plainly(started(home, "doctor"), "doctor")
+    return wrong and f"{path.relative_to(home)}: {wrong}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Trials by repetition.")
     parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"of {', '.join(TRIALS)}; all of them without")

@@ -1,19 +1,22 @@
 """What a machine gives: how much memory may be used, and whether the disk holds what a drop needs.
 
-What lives here: the setting JUNK_LEADS_MEMORY_LIMIT as DuckDB takes it, and the estimate before a drop is read. What
-does not: what is done with a drop that does not fit, which is left as it is.
+What lives here: the setting JUNK_LEADS_MEMORY_LIMIT as DuckDB takes it, the estimate before a drop is read, and how it
+is told when memory or disk fail all the same. What does not: what is done with a drop that does not fit, which is left
+as it is.
 """
 
+import errno
 import os
 import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 
-from junk_leads.errors import CapacityExceeded
+from junk_leads.errors import CapacityExceeded, JunkLeadsError
 
 MEMORY_VARIABLE = "JUNK_LEADS_MEMORY_LIMIT"
 # The program itself with what it imports (0.5 GB), and what it holds of kinds and of a piece of a file.
@@ -24,6 +27,11 @@ _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MI
 # its tables, and what DuckDB puts aside when memory is short; scored, the CSV with its reasons as well.
 DISK_TO_READ, DISK_TO_SCORE = 4.0, 11.0
 GZIPPED = 8.0  # a CSV of leads shrinks to an eighth
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+_OF_STORES = (duckdb.Error, sqlite3.Error)
+_FULL = re.compile(r"no space left|disk is full|disk i/o error|unable to open database file|readonly database", re.I)
+_MALFORMED = re.compile(r"malformed|not a database|corrupt database|checksum", re.I)
+_DAMAGED = (duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException)
 ALWAYS_LEFT = 50 * 10**6  # bytes that nothing takes
 
 
@@ -54,10 +62,15 @@ def limit_memory(con: duckdb.DuckDBPyConnection) -> None:
 
 
 @contextmanager
-def memory_told() -> Iterator[None]:
-    """DuckDB out of memory, or out of disk for what it puts aside, as a CapacityExceeded in one line."""
+def failures_told() -> Iterator[None]:
+    """What memory, the disk or a damaged file make impossible, as a JunkLeadsError in one line.
+
+    Whatever raised it, in whichever store: DuckDB, SQLite, SQLAlchemy over it, or the file system.
+    """
     try:
         yield
+    except JunkLeadsError:
+        raise
     except duckdb.OutOfMemoryException as error:
         limit = os.environ.get(MEMORY_VARIABLE, "").strip()
         what = f"{MEMORY_VARIABLE} is {limit}" if limit else f"{MEMORY_VARIABLE} is not set"
@@ -65,6 +78,31 @@ def memory_told() -> Iterator[None]:
             f"the memory that DuckDB may use was not enough ({what}); nothing was stored: give it more, deliver the "
             "leads in several files, or free disk space below the home"
         ) from error
+    except Exception as error:
+        told_error = _told_failure(error)
+        if told_error is None:
+            raise
+        raise told_error from error
+
+
+def _told_failure(error: BaseException) -> JunkLeadsError | None:
+    """A full disk or a damaged file as it is told; None for any other error, which is a defect of the program."""
+    cause: BaseException | None = error
+    while cause is not None:
+        first = (str(cause).strip().splitlines() or [""])[0][:200]
+        if (isinstance(cause, OSError) and cause.errno in _NO_ROOM) or (
+            isinstance(cause, _OF_STORES) and _FULL.search(first)
+        ):
+            return CapacityExceeded(
+                f"the disk is full, or cannot be written ({first}); what was stored before is as it was: free some "
+                "space and run it again"
+            )
+        if isinstance(cause, _DAMAGED) or (isinstance(cause, _OF_STORES) and _MALFORMED.search(first)):
+            return JunkLeadsError(
+                f"a file of the home is damaged ({first}); `junk-leads doctor` says which, and what to do"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def refuse_without_room(home: Path, file: Path, *, scored: bool) -> None:

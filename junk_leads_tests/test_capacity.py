@@ -1,14 +1,15 @@
 """What a machine gives: the memory limit as it is set, and room on the disk looked for before anything is written."""
 
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from junk_leads.capacity import memory_limit, memory_told, refuse_without_room
-from junk_leads.errors import CapacityExceeded
+from junk_leads.capacity import failures_told, memory_limit, refuse_without_room
+from junk_leads.errors import CapacityExceeded, JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.stores.warehouse import connect
 from junk_leads_tests.conftest import Outcome
@@ -73,7 +74,7 @@ def test_a_command_with_a_limit_too_small_says_so_and_changes_nothing(
 
 def test_memory_that_was_not_enough_is_one_plain_line(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("SET memory_limit = '20MB'; SET max_temp_directory_size = '0KB'")
-    with pytest.raises(CapacityExceeded) as told, memory_told():
+    with pytest.raises(CapacityExceeded) as told, failures_told():
         con.execute("CREATE TEMP TABLE wide AS SELECT range AS a, random() AS b FROM range(10_000_000)")
     assert str(told.value) == (
         "the memory that DuckDB may use was not enough (JUNK_LEADS_MEMORY_LIMIT is not set); nothing was stored: give "
@@ -104,3 +105,55 @@ def test_scoring_and_what_is_compressed_need_more(tmp_path: Path, monkeypatch: p
     for file, scored in ((plain, True), (packed, False)):
         with pytest.raises(CapacityExceeded):
             refuse_without_room(tmp_path, file, scored=scored)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            OSError(28, "No space left on device", "/x"),
+            "the disk is full, or cannot be written ([Errno 28] No space left on device: '/x'); what was stored before "
+            "is as it was: free some space and run it again",
+        ),
+        (
+            sqlite3.OperationalError("database or disk is full"),
+            "the disk is full, or cannot be written (database or disk is full); what was stored before is as it was: "
+            "free some space and run it again",
+        ),
+        (
+            duckdb.IOException("IO Error: Could not write file: No space left on device"),
+            "the disk is full, or cannot be written (IO Error: Could not write file: No space left on device); what "
+            "was stored before is as it was: free some space and run it again",
+        ),
+        (
+            sqlite3.DatabaseError("database disk image is malformed"),
+            "a file of the home is damaged (database disk image is malformed); `junk-leads doctor` says which, and "
+            "what to do",
+        ),
+        (
+            duckdb.Error("Corrupt database file: computed checksum 1 does not match"),
+            "a file of the home is damaged (Corrupt database file: computed checksum 1 does not match); `junk-leads "
+            "doctor` says which, and what to do",
+        ),
+        (
+            duckdb.FatalException("FATAL Error: checksum"),
+            "a file of the home is damaged (FATAL Error: checksum); `junk-leads doctor` says which, and what to do",
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_faults_49_and_50_a_full_disk_and_a_damaged_file_are_one_plain_line(
+    error: Exception, line: str, wrapped: bool
+) -> None:
+    raised = RuntimeError("what SQLAlchemy and Dagster make of it") if wrapped else error
+    raised.__cause__ = error if wrapped else None
+    with pytest.raises(JunkLeadsError) as told, failures_told():
+        raise raised
+    assert str(told.value) == line
+
+
+def test_a_defect_of_the_program_stays_what_it_is() -> None:
+    for error in (ValueError("full"), duckdb.BinderException("no such column"), FileNotFoundError(2, "no", "x")):
+        with pytest.raises(type(error)), failures_told():
+            raise error

@@ -327,10 +327,11 @@ def test_json_of_history_tells_why(told: dict[str, Outcome]) -> None:
     assert (last["version"], last["to"], last["why"]) == ("2", "staging", "smaller")
 
 
-def test_what_is_refused_prints_no_json(told: dict[str, Outcome]) -> None:
+def test_what_is_refused_tells_its_error_in_json_too(told: dict[str, Outcome]) -> None:
     refused = told["models rollback"]
-    assert (refused.code, refused.out) == (1, "")
-    assert refused.failures == ["version 1 is the first in Production; there is nothing to roll back to"]
+    (line,) = refused.failures
+    assert (refused.code, refused.json) == (1, {"error": line})
+    assert line == "version 1 is the first in Production; there is nothing to roll back to"
 
 
 # Generated leads

@@ -1,6 +1,6 @@
 """Commands that keep a home well: whether its stores agree, a backup of it, and one made of a backup.
 
-What lives here: parsing and telling. What does not: the work (`running/doctor.py`, `stores/backups.py`).
+What lives here: parsing and telling. What does not: the work (`running/doctor.py`, `running/backups.py`).
 """
 
 from pathlib import Path
@@ -40,7 +40,7 @@ def backup(
     as_json: Json = False,
 ) -> None:
     """Copy the whole home, while it is in use: leads, tables, models, runs."""
-    from junk_leads.stores.backups import back_up
+    from junk_leads.running.backups import back_up
 
     made = back_up(Home.from_environment(), folder)
     content = {"backup": str(made.folder), "files": made.files, "bytes": made.size}
@@ -51,7 +51,7 @@ def restore(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder made by backup.")], as_json: Json = False
 ) -> None:
     """Make the home of a backup, where there is none; every file is checked first."""
-    from junk_leads.stores.backups import restore as restored
+    from junk_leads.running.backups import restore as restored
 
     home = Home.from_environment()
     made = restored(home, folder)

@@ -18,7 +18,7 @@ from typing import Any
 import dagster as dg
 import duckdb
 
-from junk_leads.capacity import memory_told
+from junk_leads.capacity import failures_told
 from junk_leads.defs.expectations import Evidence, Frame, Suite, load_suite, validate
 from junk_leads.defs.recovery import skip_checks
 from junk_leads.errors import JunkLeadsError
@@ -228,7 +228,7 @@ def _finding(result: dg.AssetCheckResult, drop: str, content: str, run_id: str) 
 def plain_failures() -> Iterator[None]:
     """An expected error fails the step with its one line; checks that the run never came to are skipped, not failed."""
     try:
-        with memory_told():
+        with failures_told():
             yield
     except (JunkLeadsError, dg.Failure) as error:
         context = _running()

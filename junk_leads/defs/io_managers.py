@@ -13,6 +13,7 @@ import dagster as dg
 import duckdb
 from pydantic import PrivateAttr
 
+from junk_leads.capacity import failures_told
 from junk_leads.defs.checks import inert
 from junk_leads.defs.recovery import hold
 from junk_leads.engine.table_parts import Output, relation_of
@@ -84,9 +85,10 @@ class Warehouse(dg.ConfigurableIOManager):
                 f"name its own table first"
             )
         content = (context.output_metadata or {}).get("content")
-        stored = store(self.connection(), outputs, drops, None if content is None else str(content.value))
-        context.add_output_metadata(describe(relation_of(self.connection(), outputs[table]), stored[table]))
-        self.release()
+        with failures_told():
+            stored = store(self.connection(), outputs, drops, None if content is None else str(content.value))
+            context.add_output_metadata(describe(relation_of(self.connection(), outputs[table]), stored[table]))
+            self.release()
 
 
 def describe(

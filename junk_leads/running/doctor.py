@@ -2,7 +2,7 @@
 
 What lives here: what is compared (settings, ledger, tables, partitions, runs, models, files), each as a finding with
 what to do, and the short comparison that stands at every start. What does not: what a run does about a drop (it
-stores, then accepts: `defs/assets/leads.py`), and backups (`stores/backups.py`).
+stores, then accepts: `defs/assets/leads.py`), and backups (`running/backups.py`).
 
 Mending runs the data pipeline again on files that are in `archive/` but not in the tables, notes partitions and
 transitions that a killed process left, and deletes parts of files that nobody will finish. It never deletes a lead.
@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import duckdb
 
-from junk_leads.capacity import memory_limit, told
+from junk_leads.capacity import failures_told, memory_limit, told
 from junk_leads.engine.shards import MANIFEST
 from junk_leads.engine.table_parts import SUFFIX, has_table, parts_of
 from junk_leads.errors import DropRefused, JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.steps.sql import quoted
 from junk_leads.stores.ledger import Delivery, Ledger, content_of
-from junk_leads.stores.warehouse import HOLDINGS, LAST, connect, holds
+from junk_leads.stores.warehouse import HOLDINGS, LAST, RESTORE, connect, holds
 
 if TYPE_CHECKING:
     from junk_leads.running.launching import Platform
@@ -42,7 +42,6 @@ _PIPELINES = {
     **dict.fromkeys(("encoded_features", "predictions", "prediction_summary"), "inference_pipeline"),
     "lead_counts": "training_pipeline",
 }
-_RESTORE = "restore a backup into an empty home (`junk-leads restore DIR`)"
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def first_look(home: Home) -> list[Finding]:
     if not home.warehouse.exists() or not home.ledger.exists():
         return []
     try:
-        with connect(home.warehouse, wait_seconds=0.0) as con:
+        with failures_told(), connect(home.warehouse, wait_seconds=0.0) as con:
             return [*_lost_rows(con, thorough=False), *_not_held(home, con, None)]
     except JunkLeadsError:
         return []  # whoever needs it is told then
@@ -73,9 +72,10 @@ def examine(platform: "Platform") -> list[Finding]:
     found: list[Finding] = []
     for look in (_settings, _databases, _tables, _deliveries, _partitions, _models, _results, _left_over):
         try:
-            found.extend(look(platform))
+            with failures_told():
+                found.extend(look(platform))
         except JunkLeadsError as error:
-            found.append(Finding(str(error), "look again then"))
+            found.append(Finding(str(error), RESTORE))
     return found
 
 
@@ -112,7 +112,7 @@ def _databases(platform: "Platform") -> Iterator[Finding]:
         except sqlite3.Error as error:
             answer = str(error)
         if answer != "ok" and path.exists():
-            yield Finding(f"the database {path} is damaged ({' '.join(answer.split())[:150]})", _RESTORE)
+            yield Finding(f"the database {path} is damaged ({' '.join(answer.split())[:150]})", RESTORE)
 
 
 def _tables(platform: "Platform") -> Iterator[Finding]:
@@ -124,6 +124,7 @@ def _tables(platform: "Platform") -> Iterator[Finding]:
             yield _missing_drops(accepted, platform)
         return
     with connect(home.warehouse) as con:
+        yield from _unreadable(con)
         lost = list(_lost_rows(con, thorough=True, platform=platform))
         absent = list(_not_held(home, con, platform))
         unknown = sorted(set(holds(con, "raw_leads")) - {d.drop for d in Ledger(home).deliveries()})
@@ -135,6 +136,16 @@ def _tables(platform: "Platform") -> Iterator[Finding]:
         )
 
 
+def _unreadable(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
+    """Tables of which some block cannot be read; all of them are read."""
+    names = con.execute("SELECT table_name FROM duckdb_tables() WHERE NOT temporary ORDER BY ALL").fetchall()
+    for (table,) in names:
+        try:
+            con.execute(f"SELECT max(hash(t)) FROM {quoted(table)} AS t").fetchall()
+        except duckdb.Error as error:
+            yield Finding(f"the table {table} cannot be read ({str(error).splitlines()[0][:150]})", RESTORE)
+
+
 def _lost_rows(
     con: duckdb.DuckDBPyConnection, *, thorough: bool, platform: "Platform | None" = None
 ) -> Iterator[Finding]:
@@ -143,7 +154,7 @@ def _lost_rows(
     for table, noted in tables:
         if not has_table(con, table):
             if noted:
-                yield Finding(f"the table {table} is gone, {noted:,} rows were stored in it", _RESTORE)
+                yield Finding(f"the table {table} is gone, {noted:,} rows were stored in it", RESTORE)
             continue
         if has_table(con, table + SUFFIX):
             yield from _lost_parts(con, table)

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+from dagster import DagsterError
+from dagster._check import CheckError
 from sqlalchemy.exc import DBAPIError
+from yaml import YAMLError
 
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
@@ -29,10 +32,11 @@ def opened_instance(home: Home) -> Iterator[dg.DagsterInstance]:
             for name in _STORAGE:
                 make_whole(home.dagster / name, _make)
             instance = dg.DagsterInstance.from_config(str(home.dagster))
-    except (OSError, DBAPIError) as error:
+    except (OSError, DBAPIError, DagsterError, CheckError, YAMLError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise JunkLeadsError(
-            f"Dagster's storage in {home.dagster} cannot be made or opened ({first}); check the disk and rights"
+            f"Dagster's storage in {home.dagster} cannot be made or opened ({first}); check dagster.yaml there, "
+            "the disk and rights"
         ) from error
     with instance:
         yield instance

@@ -15,7 +15,7 @@ from typing import Any
 
 import dagster as dg
 
-from junk_leads.capacity import refuse_without_room
+from junk_leads.capacity import failures_told, refuse_without_room
 from junk_leads.defs.after_runs import after_run, renew_history
 from junk_leads.defs.checks import found_by
 from junk_leads.defs.jobs import EXPERIMENT_ASSETS, TRAINING_ASSETS
@@ -79,6 +79,17 @@ class Platform(OfHome):
         selection: Sequence[dg.AssetKey] | None = None,
     ) -> None:
         """Run a job, or a selection of its assets; raises JunkLeadsError with the first failed step's line."""
+        with failures_told():
+            self._launch(job, drop, tags or {}, ops, selection)
+
+    def _launch(
+        self,
+        job: str,
+        drop: str | None,
+        tags: Mapping[str, str],
+        ops: Mapping[str, Any] | None,
+        selection: Sequence[dg.AssetKey] | None,
+    ) -> None:
         config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
         if ops:
             config["ops"] = dict(ops)
@@ -88,7 +99,7 @@ class Platform(OfHome):
             result = self.definitions.resolve_job_def(job).execute_in_process(
                 instance=self.instance,
                 partition_key=drop,
-                tags={**HELD_FROM_START, **(tags or {})},
+                tags={**HELD_FROM_START, **tags},
                 asset_selection=selection,
                 run_config=config,
                 raise_on_error=False,
@@ -106,7 +117,8 @@ class Platform(OfHome):
     @contextmanager
     def _told_if_not_renewed(self) -> Iterator[None]:
         try:
-            yield
+            with failures_told():
+                yield
         except JunkLeadsError as error:  # the run is done: what follows it follows the next one
             self.progress(f"the history was not renewed ({error})")
 
@@ -379,7 +391,7 @@ def platform(home: Home, progress: Progress = lambda line: None) -> Iterator[Pla
 
     home.prepare()
     os.environ["DAGSTER_HOME"] = str(home.dagster)
-    with opened_instance(home) as instance, kept_open():
+    with failures_told(), opened_instance(home) as instance, kept_open():
         for run_id in fail_dead_runs(instance, home):
             progress(f"run {run_id} had ended with its process and is marked as failed")
             after_run(home, instance, run_id)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import duckdb
 
-from junk_leads.capacity import limit_memory, memory_limit, memory_told
+from junk_leads.capacity import failures_told, limit_memory, memory_limit
 from junk_leads.engine.drops import MadeTable
 from junk_leads.engine.table_parts import (
     FORMER,
@@ -140,7 +140,7 @@ def store(
         if main in PASSED:
             for drop in drops or ():
                 _keep_former(con, main, drop, content)
-        with memory_told():
+        with failures_told():
             for table, relation in relations.items():
                 stored[table] = _replace(con, table, relation, drops)
         if drops:

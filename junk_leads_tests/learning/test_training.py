@@ -30,11 +30,12 @@ from junk_leads.steps.learning.training import (
     features_side_by_side,
     labelled_features,
     leaking_columns,
+    leaking_delivered,
     refuse_unfit,
     train_booster,
 )
 from junk_leads.steps.learning.validation import Aim
-from junk_leads_tests.conftest import SCHEMA, rows_as_dicts
+from junk_leads_tests.conftest import SCHEMA, leads_of, rows_as_dicts
 
 Make = Callable[..., duckdb.DuckDBPyRelation]
 ENCODER = Encoder.of_levels({"first_platform_c": ("Level0", "Level3"), "city_mapped": ("delhi",)})
@@ -218,6 +219,20 @@ def test_a_count_that_copies_the_label_is_found(copy: Callable[[np.ndarray], np.
     data = some_data()
     leak = {"syllabus_interaction": copy(data.labels.astype(np.int32))}
     assert leaking_columns(some_data(**leak), ENCODER, leak_auc=0.99) == {"syllabus_interaction": 1.0}
+
+
+def test_fault_39_a_delivered_column_that_copies_the_label_is_found_inside_its_group(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    interactions = SCHEMA.with_role("interaction")
+    rows = [
+        {"app_complete_flag": n % 2, interactions[3]: 40 + n % 2, interactions[4]: n % 7, interactions[5]: 3 * (n % 2)}
+        for n in range(400)
+    ]
+    leads = leads_of(con, *rows, {"app_complete_flag": None, interactions[3]: 40})
+    found = leaking_delivered(con, leads, leak_auc=0.99)
+    assert found == {interactions[3]: 1.0, interactions[5]: 1.0}
+    assert leaking_delivered(con, leads.filter("app_complete_flag = 1"), leak_auc=0.99) == {}
 
 
 def test_a_count_that_copies_nearly_every_label_is_found() -> None:

@@ -73,7 +73,7 @@ def test_fault_72_a_full_disk_is_one_plain_line(home: Home) -> None:
     ready, told = done.stdout.splitlines()
     assert (done.returncode, ready) == (0, "ready")
     assert told.startswith(said)
-    assert told.endswith("); check the disk and rights")
+    assert told.endswith("); check dagster.yaml there, the disk and rights")
     with opened_instance(home) as instance:  # there is room again
         assert instance.get_runs() == []
 

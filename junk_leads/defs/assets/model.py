@@ -27,16 +27,18 @@ from junk_leads.steps.learning.training import (
     Recipe,
     labelled_features,
     leaking_columns,
+    leaking_delivered,
     refuse_unfit,
 )
 from junk_leads.steps.learning.tuning import recipe_of
 from junk_leads.steps.learning.validation import Aim
 from junk_leads.steps.pages.plots import as_markdown_image
 from junk_leads.steps.scoring.reasons import conversions
-from junk_leads.stores.drops.labelled import learned_once
+from junk_leads.stores.drops.labelled import labelled_drops, learned_once
 from junk_leads.stores.drops.trusting import training_profile
 from junk_leads.stores.promotion import compare
 from junk_leads.stores.tracking import Logged, Training, log_training
+from junk_leads.stores.warehouse import rows_of
 
 CHECKS = {
     "has_enough_labelled_leads": "There are enough labelled leads, and enough of each class, to learn from.",
@@ -112,7 +114,9 @@ def lightgbm_model(
         counts = learned_once(con, lead_counts)
         data = labelled_features(con, counts, encoder)
         delivered = int(lead_counts.aggregate("coalesce(sum(lead_count), 0)").fetchall()[0][0])
-        fitness = data_checks(data, encoder, config)
+        labelled = rows_of(con, "cleaned_leads", labelled_drops(con))
+        copies = leaking_delivered(con, labelled, leak_auc=model_settings()["leak_auc"])
+        fitness = data_checks(data, encoder, config, copies)
         if not all(result.passed for result in fitness):
             yield from publish(None, fitness)
         aim = config.aim()
@@ -156,8 +160,13 @@ def lightgbm_model(
         yield from publish(row, results, told)
 
 
-def data_checks(data: LabelledFeatures, encoder: Encoder, config: TrainingConfig) -> list[dg.AssetCheckResult]:
-    """Whether these labelled leads make a model: enough of them, and no column that copies the label."""
+def data_checks(
+    data: LabelledFeatures, encoder: Encoder, config: TrainingConfig, copies: Mapping[str, float] | None = None
+) -> list[dg.AssetCheckResult]:
+    """Whether these labelled leads make a model: enough of them, and no column that copies the label.
+
+    `copies` are delivered columns found to do so, with their AUC; features are looked at here.
+    """
     told = {"labelled_leads": data.leads, "genuine": data.genuine, "junk": data.leads - data.genuine}
     try:
         refuse_unfit(data, minimum_labelled=config.minimum_labelled, minimum_per_class=config.minimum_per_class)
@@ -165,7 +174,7 @@ def data_checks(data: LabelledFeatures, encoder: Encoder, config: TrainingConfig
         return [_result("has_enough_labelled_leads", False, str(refused), told)]
     tomorrow = np.datetime64(datetime.now(UTC).date() + timedelta(days=1))  # the platform's clock may be ahead
     future = int(data.counts[data.days > tomorrow.astype("datetime64[D]").astype(int)].sum())
-    leaks = leaking_columns(data, encoder, leak_auc=model_settings()["leak_auc"])
+    leaks = {**leaking_columns(data, encoder, leak_auc=model_settings()["leak_auc"]), **(copies or {})}
     named = ", ".join(f"{column} (AUC {auc:.3f})" for column, auc in leaks.items())
     return [
         _result("has_enough_labelled_leads", True, "", told),

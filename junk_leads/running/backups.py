@@ -2,7 +2,7 @@
 
 What lives here: what is copied in which order, the manifest that a backup is checked against, and restoring. What does
 not: moving a home, which needs nothing (its stores note places from the home on), and comparing what is in it
-(`running/doctor.py`).
+(`doctor.py`).
 
 The order makes the snapshot one that a killed process could have left, which running again repairs. No run writes to
 the warehouse while it, then the ledger, then the other databases are copied: a delivery that the ledger has as accepted

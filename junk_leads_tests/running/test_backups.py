@@ -13,8 +13,8 @@ import pytest
 
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
-from junk_leads.stores import backups
-from junk_leads.stores.backups import MANIFEST, back_up, restore
+from junk_leads.running import backups
+from junk_leads.running.backups import MANIFEST, back_up, restore
 from junk_leads.stores.ledger import Ledger
 from junk_leads.stores.warehouse import connect
 from junk_leads_tests.conftest import Outcome, Trained, run_command
