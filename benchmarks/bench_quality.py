@@ -24,7 +24,7 @@ from junk_leads.steps.leads.levels import learn_significant_levels
 from junk_leads.steps.learning.evaluation import evaluate, random_split, temporal_split
 from junk_leads.steps.learning.metrics import Interval, measure
 from junk_leads.steps.learning.training import LabelledFeatures, labelled_features
-from junk_leads.steps.scoring.reasons import reasons_of
+from junk_leads.steps.scoring.reasons import contributions, reasons_of
 
 METRICS = ("auc", "average_precision", "brier", "log_loss", "calibration_error", "genuine_lost", "junk_removed")
 
@@ -61,7 +61,8 @@ def main() -> None:
     _print_base_rate(data, encoder, config, share, seed)
     start = time.perf_counter()
     kinds = np.unique(data.take(temporal_split(data, share).test).kind)
-    reasons_of(made.model.booster, encoder, {}, data.kinds[kinds])
+    told = contributions(made.model.booster, encoder, data.kinds[kinds])
+    reasons_of(told, encoder, {}, data.kinds[kinds])
     print(f"reasons of the leads held out by time ({len(kinds):,} kinds) in {time.perf_counter() - start:.1f} s")
 
 

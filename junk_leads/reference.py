@@ -90,6 +90,12 @@ def interaction_groups() -> dict[str, str]:
 
 
 @cache
+def level_names() -> dict[tuple[str, str], str]:
+    """What people call a level, by column and level without regard to case; none unless a platform fills the table."""
+    return {(row["column"], row["level"].casefold()): row["name"] for row in _rows("level_names.csv")}
+
+
+@cache
 def lead_schema() -> LeadSchema:
     """The lead schema, with the interaction columns put in their place."""
     content: dict[str, Any] = yaml.safe_load(read_text("lead_schema.yaml"))

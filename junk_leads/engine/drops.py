@@ -158,11 +158,14 @@ def score_drop(
     model: ScoringModel,
     *,
     folder: str,
+    reasons_folder: str,
     looks: LooksByFrame,
-) -> MadeTable:
-    """Predict every part."""
-    made = executor.map(partial(on_shards.score_part, model=model, folder=folder, looks=looks), list(encoded))
-    return MadeTable([one.part for one in made], _added_up(con, [one.tallies for one in made], looks))
+) -> tuple[MadeTable, MadeTable]:
+    """Predict every part; also what spoke for the leads, and against them."""
+    work = partial(on_shards.score_part, model=model, folder=folder, reasons_folder=reasons_folder, looks=looks)
+    made = executor.map(work, list(encoded))
+    scored = MadeTable([one.part for one in made], _added_up(con, [one.tallies for one in made], looks))
+    return scored, MadeTable([one.reasons for one in made], {})
 
 
 def write_scored_drop(

@@ -22,6 +22,11 @@ class Making:
         self._executor: Executor | None = None
         self.folder = str(folder)
 
+    def beside(self, table: str) -> str:
+        """The folder of another table that is made together with this one."""
+        drop, making = Path(self.folder).parts[-2:]
+        return str(Path(self.folder).parents[2] / table / drop / making)
+
     def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """See Executor."""
         if self._executor is None:

@@ -26,7 +26,7 @@ from junk_leads.steps.leads.encoding import Encoder, encode
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.reading import delivered_rows, read_leads
 from junk_leads.steps.leads.splitting import count_lines, opened
-from junk_leads.steps.scoring.scoring import ScoringModel, score_features, write_scored_file
+from junk_leads.steps.scoring.scoring import ScoringModel, explain_features, score_features, write_scored_file
 from junk_leads.steps.watching.codes import Codes, apply_codes
 
 Numbered = tuple[int, Shard]
@@ -62,6 +62,15 @@ class EncodedPart:
     part: Part
     tallies: dict[str, Tally]
     others: dict[str, int]
+
+
+@dataclass(frozen=True)
+class ScoredPart:
+    """A part of predictions, its tallies, and the part of the contributions behind them."""
+
+    part: Part
+    tallies: dict[str, Tally]
+    reasons: Part
 
 
 def read_shard(numbered: Numbered, *, drop: str, folder: str, looks: LooksByFrame) -> ReadShard:
@@ -178,13 +187,17 @@ def encode_part(
         return EncodedPart(made.part, made.tallies, accounting.count_others(features, encoder))
 
 
-def score_part(encoded: Part, *, model: ScoringModel, folder: str, looks: LooksByFrame) -> MadePart:
-    """Write what a model predicts of a part of features."""
+def score_part(
+    encoded: Part, *, model: ScoringModel, folder: str, reasons_folder: str, looks: LooksByFrame
+) -> ScoredPart:
+    """Write what a model predicts of a part of features, and what spoke for it."""
     with worker_connection() as con:
         scored = score_features(con, read_parts(con, [encoded.path]), model)  # noqa: F841  named in the SQL below
         con.execute("CREATE TEMP TABLE scored_rows AS SELECT * FROM scored ORDER BY lead_number")
-        rows = con.table("scored_rows")
-        return _made(con, rows, encoded.shard, folder, {"rows": rows}, looks)
+        rows, place = con.table("scored_rows"), path_of_part(reasons_folder, encoded.shard)
+        made = _made(con, rows, encoded.shard, folder, {"rows": rows}, looks)
+        explained = write_part(con, explain_features(con).order("lead_number"), place)
+        return ScoredPart(made.part, made.tallies, Part(encoded.shard, place, explained))
 
 
 def write_scored_shard(

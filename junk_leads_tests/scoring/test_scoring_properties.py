@@ -21,18 +21,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from junk_leads.reference import INTERACTION_GROUPS
+from junk_leads.reference import INTERACTION_GROUPS, level_names
 from junk_leads.steps.leads.cleaning import clean, normalise
 from junk_leads.steps.leads.encoding import LEVEL_COLUMNS, encode
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.kinds import kinds_of_leads
 from junk_leads.steps.leads.reading import read_leads
+from junk_leads.steps.learning.calibration import Calibration
 from junk_leads.steps.learning.grading import GRADES, grade_of, score_of
 from junk_leads.steps.scoring import scoring
-from junk_leads.steps.scoring.reasons import STRONGEST, contributions, reasons_of
+from junk_leads.steps.scoring.reasons import LONGEST, STRONGEST, contributions, how_many_apply, reasons_of
 from junk_leads.steps.scoring.scoring import FORMULA_STARTS, PREDICTED, ScoringModel, score_raw_leads, write_scored_file
 from junk_leads.stores.mlflow_store import mlflow_quiet
 from junk_leads.stores.registry import Registry
+from junk_leads.stores.warehouse import connect, rows_of
 from junk_leads_tests.conftest import DELIVERED, SCHEMA, Trained, leads_of
 
 pytestmark = pytest.mark.xdist_group("scoring properties")
@@ -284,39 +286,97 @@ def kinds(model: ScoringModel, database: duckdb.DuckDBPyConnection, trained: Tra
 
 
 def test_contributions_and_their_base_sum_to_the_log_odds_of_the_trees(model: ScoringModel, kinds: Kinds) -> None:
-    grouped, columns, base = contributions(model.booster, model.encoder, kinds.kinds)
-    assert grouped.shape == (len(kinds.kinds), len(columns))
-    assert set(columns) == {
+    told = contributions(model.booster, model.encoder, kinds.kinds)
+    assert told.values.shape == (len(kinds.kinds), len(told.columns))
+    assert set(told.columns) == {
         *("total_leads_droppped", "referred_lead", "is_city_missing", "city_tier"),
         *LEVEL_COLUMNS,
         *INTERACTION_GROUPS,
     }
     raw = np.asarray(model.booster.predict(kinds.kinds, raw_score=True))
     assert raw.std() > 0.5
-    np.testing.assert_allclose(grouped.sum(axis=1) + base, raw, rtol=0, atol=1e-6)
-    assert np.ptp(base) == 0
+    np.testing.assert_allclose(told.values.sum(axis=1) + told.base, raw, rtol=0, atol=1e-6)
+    assert np.ptp(told.base) == 0
+
+
+def test_the_table_of_reasons_sums_to_the_log_odds_of_each_lead(trained: Trained, model: ScoringModel) -> None:
+    with connect(trained.home.warehouse) as con:
+        told = rows_of(con, "predictions", ["new"]).order("lead_number").fetchnumpy()
+        reasons = con.sql("FROM reasons WHERE drop = 'new' ORDER BY lead_number").fetchnumpy()
+    assert reasons.pop("lead_number").tolist() == told["lead_number"].tolist()
+    assert set(reasons.pop("model_version")) == {"1"}
+    log_odds = reasons.pop("log_odds")
+    np.testing.assert_allclose(sum(v for name, v in reasons.items() if name != "drop"), log_odds, rtol=0, atol=1e-6)
+    calibration = Calibration(**model.settings["calibration"])
+    probabilities = calibration.apply(1 / (1 + np.exp(-log_odds)))
+    np.testing.assert_allclose(probabilities, told["probability"], rtol=0, atol=1e-6)
 
 
 def reasons(model: ScoringModel, kinds: np.ndarray) -> list[str]:
-    return reasons_of(model.booster, model.encoder, model.settings["conversions"], kinds)
+    told = contributions(model.booster, model.encoder, kinds)
+    return reasons_of(told, model.encoder, model.conversions, kinds)
 
 
-def reasons_told(text: str) -> dict[str, list[str]]:
-    """Reasons by side; how leads of a kind fare belongs to the reason before it."""
-    sides = dict(re.findall(r"(For|Against): (.*?)(?=\. (?:For|Against): |\Z)", text))
-    return {side: re.split(r"; (?!such leads )", told) for side, told in sides.items()}
+CITY = re.compile(r"(no city given|a tier \d city|.*, tier \d)( \(|$)")
 
 
-def test_reasons_are_the_three_strongest_contributions_of_each_side(model: ScoringModel, kinds: Kinds) -> None:
-    grouped, _, _ = contributions(model.booster, model.encoder, kinds.kinds)
-    for row, text in zip(grouped, reasons(model, kinds.kinds), strict=True):
-        told = reasons_told(text)
-        counts = {"For": int((row > 0).sum()), "Against": int((row < 0).sum())}
-        expected = {side: min(STRONGEST, count) for side, count in counts.items() if count}
-        assert {side: len(reasons) for side, reasons in told.items()} == expected
-        assert len({reason for reasons in told.values() for reason in reasons}) == sum(expected.values())
-        if len(told) == 2:
-            assert next(iter(told)) == ("For" if row.sum() > 0 else "Against")  # the side that weighs more comes first
+def test_reasons_are_short_few_and_tell_the_city_once(model: ScoringModel, kinds: Kinds) -> None:
+    found = reasons(model, kinds.kinds)
+    for text in found:
+        told = text.split(" | ")
+        assert 1 <= len(told) == len(set(told))
+        assert all(len(reason) <= LONGEST and reason.startswith(("for: ", "against: ")) for reason in told)
+        assert max(sum(reason.startswith(side) for reason in told) for side in ("for: ", "against: ")) <= STRONGEST
+        assert sum(bool(CITY.match(reason.partition(": ")[2])) for reason in told) <= 1
+    assert any(len(text.split(" | ")) > STRONGEST for text in found)
+
+
+def test_the_strongest_reason_comes_first_and_leads_of_its_sort_bear_it_out(model: ScoringModel, kinds: Kinds) -> None:
+    told = contributions(model.booster, model.encoder, kinds.kinds)
+    everyone = model.conversions["all"]
+    for row, text in zip(told.values, reasons(model, kinds.kinds), strict=True):
+        platform = row[told.columns.index("first_platform_c")]
+        for reason in text.split(" | "):
+            side, _, subject = reason.partition(": ")
+            if subject.startswith("platform"):
+                assert side == ("for" if platform > 0 else "against")
+        for reason in text.split(" | ")[1:]:  # the first may be all there is
+            share = re.search(r"\((\d+) in (\d+) apply\)", reason)
+            if share:
+                rate = int(share[1]) / int(share[2])
+                assert rate > everyone - 0.06 if reason.startswith("for") else rate < everyone + 0.06
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [
+        (0.0, "under 1 in 200 apply"),
+        (0.083, "1 in 12 apply"),
+        (0.1, "1 in 10 apply"),
+        (0.33, "1 in 3 apply"),
+        (0.5, "1 in 2 apply"),
+        (0.68, "2 in 3 apply"),
+        (0.71, "7 in 10 apply"),
+        (0.9, "9 in 10 apply"),
+        (0.95, "19 in 20 apply"),
+        (1.0, "over 19 in 20 apply"),
+    ],
+)
+def test_a_share_is_said_as_people_say_it(rate: float, words: str) -> None:
+    assert how_many_apply(rate) == words
+
+
+def test_a_level_is_called_by_the_name_that_reference_data_gives_it(
+    model: ScoringModel, kinds: Kinds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = "\n".join(reasons(model, kinds.kinds))
+    assert level_names() == {}
+    names = {("first_platform_c", "level0"): "Google", ("first_utm_source_c", "level2"): "x" * 80}
+    monkeypatch.setattr("junk_leads.steps.scoring.reasons.level_names", lambda: names)
+    named = "\n".join(reasons(model, kinds.kinds))
+    assert before.count("platform Level0 (") == named.count("platform Google (") > 0
+    assert f"source {'x' * 30}" in named
+    assert max(len(reason) for text in named.split("\n") for reason in text.split(" | ")) == LONGEST
 
 
 def test_reasons_are_the_same_each_time_and_in_any_company(model: ScoringModel, kinds: Kinds, new: Delivered) -> None:

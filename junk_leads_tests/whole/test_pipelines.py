@@ -538,7 +538,7 @@ def test_every_accepted_lead_has_one_prediction(scored: Scored) -> None:
         assert 0 < float(row["probability"]) < 1
         assert 1 <= int(row["score"]) <= 99
         assert row["grade"] in tuple("ABCD")
-        assert row["reasons"].startswith(("For: ", "Against: "))
+        assert row["reasons"].startswith(("for: ", "against: "))
     by_probability = sorted(scored.predicted, key=lambda row: float(row["probability"]))
     flags, scores = ([int(row[name]) for row in by_probability] for name in ("predicted_flag", "score"))
     assert (flags, scores) == (sorted(flags), sorted(scores))

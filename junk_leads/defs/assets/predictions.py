@@ -23,7 +23,7 @@ from junk_leads.reference import model_settings
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.reading import delivered_rows
 from junk_leads.steps.pages.summary import percentages_line, summarise, summary_markdown, summary_text
-from junk_leads.steps.scoring.scoring import score_features, write_scored_file
+from junk_leads.steps.scoring.scoring import explain_features, score_features, write_scored_file
 from junk_leads.stores.drops.trusting import warnings_of
 from junk_leads.stores.making import write_whole
 from junk_leads.stores.warehouse import has_table, rows_of, stored_of
@@ -49,9 +49,9 @@ def predictions(
 ) -> Iterator[Any]:
     """Predictions: one row for each cleaned lead, by the model in Production (the champion).
 
-    Probability of completing the application, the predicted flag (1 genuine, 0 junk), score 1 to 99, grade A to
-    D, and the strongest reasons. Also written as `predictions/<drop>.csv` with every delivered column, and with a
-    column `warning` when something about the drop warns.
+    Probability of completing the application, the predicted flag (1 kept for calling, 0 set aside), score 1 to 99,
+    grade A to D, and the strongest reasons; what is behind those, in log-odds, is the table `reasons`. Also written as
+    `predictions/<drop>.csv` with every delivered column, and a column `warning` when something about the drop warns.
     """
     drop = context.partition_key
     with plain_failures(), engine.making("predictions", drop) as work:
@@ -64,10 +64,13 @@ def predictions(
         model = home.registry.champion()
         parts = parts_of(con, "encoded_features", drop)
         scored: Output
+        explained: Output
         if parts:
-            scored = score_drop(con, work, parts, model, folder=work.folder, looks=LOOKS)
+            folders = {"folder": work.folder, "reasons_folder": work.beside("reasons")}
+            scored, explained = score_drop(con, work, parts, model, **folders, looks=LOOKS)
         else:
             scored = score_features(con, encoded_features, model)
+            explained = explain_features(con)
         results = predictions_checks(con, scored, accounting.count(encoded_features))
         made_from = {"probability": [("encoded_features", f) for f in model.encoder.features]}
         target = home.home.predictions / f"{drop}.csv"
@@ -76,7 +79,7 @@ def predictions(
             "file": dg.MetadataValue.path(str(target)),
             "dagster/column_lineage": lineage(made_from),
         }
-        yield from publish(scored, results, metadata)
+        yield from publish({"predictions": scored, "reasons": explained}, results, metadata)
         con = warehouse.connection()
         told, warning = rows_of(con, "predictions", [drop]), "; ".join(warnings_of(con, drop))
         header, parquet = tuple(about["header"]), config.parquet

@@ -1,4 +1,4 @@
-"""Reasons: why a lead got its probability, in plain words.
+"""Reasons: why a lead got its probability, in a few plain words.
 
 What lives here: a model's contributions by original column, and their wording. What does not: the
 probability itself (`scoring.py`).
@@ -6,11 +6,12 @@ probability itself (`scoring.py`).
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from junk_leads.reference import INTERACTION_GROUPS
+from junk_leads.reference import INTERACTION_GROUPS, level_names
 from junk_leads.steps.boosting import Booster
 from junk_leads.steps.leads.encoding import Encoder
 from junk_leads.steps.leads.kinds import MOST_COUNTED, distinct_rows, sorts
@@ -19,34 +20,36 @@ if TYPE_CHECKING:
     from junk_leads.steps.learning.training import LabelledFeatures
 
 STRONGEST = 3  # reasons for a lead, and as many against it
-# How often leads of a sort apply, by the log-odds between them and all leads.
-_FREQUENCIES = (
-    (-2.2, "almost never apply"),
-    (-1.0, "rarely apply"),
-    (-0.15, "apply less than most"),
-    (0.15, "apply about as often as most"),
-    (1.0, "apply more than most"),
-    (2.2, "often apply"),
-    (math.inf, "nearly always apply"),
-)
-_BLOCKS = {
-    "first_platform_c": ("Came through platform {}", "Came through a rare platform"),
-    "first_utm_medium_c": ("Came by medium {}", "Came by a rare medium"),
-    "first_utm_source_c": ("Came from source {}", "Came from a rare source"),
-    "city_mapped": ("Lives in {}", "Lives in a rare city, or gave none"),
-    "city_tier": ("Lives in a tier {} city", ""),
-}
+LONGEST = 60  # characters of a reason
+SEPARATOR = " | "
+LEAST_CONTRIBUTION = 0.05  # log-odds; what weighs less says nothing
+LEAST_DISTANCE = 0.1  # log-odds between leads of a sort and all leads; what is nearer says nothing
+LEAST_LEADS = 30  # labelled leads of a sort, without which nothing is said of how such leads fare
+_CITY = ("city_mapped", "city_tier", "is_city_missing")  # what a lead says of its city is one reason
+_LEVELS = {"first_platform_c": "platform", "first_utm_medium_c": "medium", "first_utm_source_c": "source"}
 
 
-def contributions(
-    booster: Booster, encoder: Encoder, kinds: np.ndarray
-) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
-    """Contributions to the log-odds by original column: (k x c), the c columns, and the base (k,).
+@dataclass(frozen=True)
+class Contributions:
+    """What speaks for k kinds of leads and against them, in log-odds.
 
-    They are LightGBM's own (TreeSHAP), which are dear: each tree explains only those of the k kinds of leads (k x f)
-    that it tells apart. The columns' contributions and the base sum to the booster's raw score.
+    `values` (k x c) by original column, of which `columns` are the c names, and `base` (k,) sum to the raw score of
+    the booster.
+    """
+
+    values: np.ndarray
+    columns: tuple[str, ...]
+    base: np.ndarray
+
+
+def contributions(booster: Booster, encoder: Encoder, kinds: np.ndarray) -> Contributions:
+    """The contributions of each of k kinds of leads (k x f, the encoder's features in their order).
+
+    They are LightGBM's own (TreeSHAP), which are dear: each tree explains only those of the kinds that it tells apart.
     """
     columns = tuple(dict.fromkeys(encoder.sources[feature] for feature in encoder.features))
+    if not len(kinds):
+        return Contributions(np.zeros((0, len(columns))), columns, np.zeros(0))
     column = np.array([columns.index(encoder.sources[feature]) for feature in encoder.features])
     by_feature, values = np.ascontiguousarray(kinds.T), kinds.astype(float)  # LightGBM would make them anew each time
     grouped, base = np.zeros((len(columns), len(kinds))), np.zeros(len(kinds))
@@ -58,7 +61,7 @@ def contributions(
         for feature in np.unique(looked_at):
             grouped[column[feature]] += raw[place, feature]
         base += raw[place, -1]
-    return grouped.T, columns, base
+    return Contributions(grouped.T, columns, base)
 
 
 def _splits_of(node: Mapping[str, Any]) -> set[tuple[int, float]]:
@@ -72,7 +75,8 @@ def _splits_of(node: Mapping[str, Any]) -> set[tuple[int, float]]:
 def conversions(data: "LabelledFeatures", encoder: Encoder) -> dict[str, float]:
     """How often labelled leads of each sort apply, 0 to 1, by `sorts`'s names, and of `all`.
 
-    A model carries them, so that reasons can tell how leads like this one fare.
+    Of sorts with fewer than LEAST_LEADS nothing is told. A model carries them, so that reasons can tell how leads like
+    this one fare.
     """
     found = {"all": data.share}
     leads, genuine = (
@@ -81,66 +85,115 @@ def conversions(data: "LabelledFeatures", encoder: Encoder) -> dict[str, float]:
     for column in dict.fromkeys(encoder.sources.values()):
         names, place = np.unique(np.array(sorts(column, encoder, data.kinds)), return_inverse=True)
         counts, ones = (np.bincount(place, weights) for weights in (leads, genuine))
-        rates = {f"{column}: {names[n]}": round(float(ones[n] / counts[n]), 6) for n in np.flatnonzero(counts)}
-        found |= rates
+        told = np.flatnonzero(counts >= LEAST_LEADS)
+        found |= {f"{column}: {names[n]}": round(float(ones[n] / counts[n]), 6) for n in told}
     return found
 
 
-def reasons_of(booster: Booster, encoder: Encoder, rates: Mapping[str, float], kinds: np.ndarray) -> list[str]:
-    """The strongest reasons of each of k kinds of leads (k x f): three for it and three against it where they exist.
+def reasons_of(told: Contributions, encoder: Encoder, rates: Mapping[str, float], kinds: np.ndarray) -> list[str]:
+    """The strongest reasons of each of k kinds of leads (k x f): at most three for it and three against it.
 
-    The side that weighs more comes first. `rates` are the model's `conversions`.
+    Each has at most 60 characters and begins with `for: ` or `against: `; they are joined by ` | `, the strongest
+    first. `rates` are the model's `conversions`. What weighs next to nothing is left out, and so is what leads of its
+    sort do not bear out: where such leads apply as often as all, or the other way; when all is, the strongest stays.
     """
+    topics = {column: ("city" if column in _CITY else column) for column in told.columns}
+    names = {column: sorts(column, encoder, kinds) for column in told.columns}
+    values, wording, what = [], [], []
+    for topic in dict.fromkeys(topics.values()):
+        columns = [column for column in told.columns if topics[column] == topic]
+        values.append(told.values[:, [told.columns.index(column) for column in columns]].sum(axis=1))
+        alike = list(zip(*(names[column] for column in columns), strict=True))
+        what.append(alike)
+        wording.append({sort: _worded(dict(zip(columns, sort, strict=True)), rates) for sort in set(alike)})
     if not len(kinds):
         return []
-    grouped, columns, _ = contributions(booster, encoder, kinds)
-    names = {column: sorts(column, encoder, kinds) for column in columns}
-    wording = {
-        (column, name): tuple(_worded(column, name, rates, speaks_for) for speaks_for in (False, True))
-        for column in columns
-        for name in set(names[column])
-    }
-    order = np.argsort(-np.abs(grouped), axis=1, kind="stable")
+    weights = np.stack(values, axis=1)
+    order = np.argsort(-np.abs(weights), axis=1, kind="stable")
     reasons = []
     for row, places in enumerate(order):
-        sides: tuple[list[str], list[str]] = ([], [])
+        said: tuple[list[str], list[str]] = ([], [])
+        found: list[str] = []
         for place in places:
-            share = float(grouped[row, place])
-            side = sides[bool(share > 0)]
-            if share and len(side) < STRONGEST:
-                side.append(wording[columns[place], names[columns[place]][row]][bool(share > 0)])
-        heads = ("Against: ", "For: ")
-        first = bool(grouped[row].sum() > 0)  # the side that weighs more
-        told = [f"{heads[side]}{'; '.join(sides[side])}" for side in (first, not first) if sides[side]]
-        reasons.append(". ".join(told) or "Nothing speaks for or against this lead")
+            weight = float(weights[row, place])
+            if abs(weight) < LEAST_CONTRIBUTION:
+                break
+            speaks_for = weight > 0
+            text, bears_out = wording[place][what[place][row]][speaks_for]
+            if bears_out and len(said[speaks_for]) < STRONGEST:
+                said[speaks_for].append(text)
+                found.append(text)
+        if not found:
+            place = places[0]
+            found = [wording[place][what[place][row]][bool(weights[row, place] > 0)][0]]
+        reasons.append(SEPARATOR.join(found))
     return reasons
 
 
-def _worded(column: str, name: str, rates: Mapping[str, float], speaks_for: bool) -> str:
-    """One reason; how such leads fare is told when it explains the side that the reason is on."""
-    subject = _subject(column, name)
-    rate, everyone = rates.get(f"{column}: {name}"), rates.get("all")
+def _worded(sort: Mapping[str, str], rates: Mapping[str, float]) -> tuple[tuple[str, bool], tuple[str, bool]]:
+    """A reason against and one for leads of a sort, each with whether such leads bear it out."""
+    subject, key = _subject(sort)
+    rate, everyone = rates.get(key), rates.get("all")
     if rate is None or everyone is None:
-        return subject
-    distance = _log_odds(rate) - _log_odds(everyone)
-    if (distance > 0) != speaks_for:
-        return f"{subject}, which with the rest of this lead speaks {'for' if speaks_for else 'against'} it"
-    return f"{subject}; such leads {next(words for bound, words in _FREQUENCIES if distance < bound)}"
+        return (_fitted("against", subject, ""), True), (_fitted("for", subject, ""), True)
+    distance, told = _log_odds(rate) - _log_odds(everyone), f" ({how_many_apply(rate)})"
+    return (
+        (_fitted("against", subject, told), distance < -LEAST_DISTANCE),
+        (_fitted("for", subject, told), distance > LEAST_DISTANCE),
+    )
 
 
-def _subject(column: str, name: str) -> str:
-    if column in _BLOCKS:
-        known, rare = _BLOCKS[column]
-        return known.format(name) if name else rare
-    if column == "is_city_missing":
-        return "Gave a city" if name == "0" else "Gave no city"
+def _fitted(side: str, subject: str, told: str) -> str:
+    room = LONGEST - len(f"{side}: {told}")
+    subject = subject if len(subject) <= room else f"{subject[: room - 1]}…"
+    return f"{side}: {subject}{told}"
+
+
+def _subject(sort: Mapping[str, str]) -> tuple[str, str]:
+    """What leads of a sort are, in words, and the name of how they fare."""
+    if "city_mapped" in sort or "city_tier" in sort:
+        return _city(sort)
+    ((column, name),) = sort.items()
+    key = f"{column}: {name}"
+    if column in _LEVELS:
+        kind = _LEVELS[column]
+        return (f"{kind} {level_names().get((column, name.casefold()), name)}" if name else f"a rare {kind}"), key
     if column == "referred_lead":
-        return "Was not referred by anybody" if name == "0" else "Was referred by somebody"
-    count = f"{name} or more" if name == str(MOST_COUNTED) else name
+        return ("not referred" if name == "0" else "referred"), key
+    count = "no" if name == "0" else f"{name}+" if name == str(MOST_COUNTED) else name
+    plural = "" if name == "1" else "s"
     if column in INTERACTION_GROUPS:
-        topic = column.removesuffix("_interaction")
-        return f"No {topic} interactions" if name == "0" else f"{count} {topic} interactions"
-    return f"Left {count} lead{'' if name == '1' else 's'} on the platform"
+        return f"{count} {column.removesuffix('_interaction')} interaction{plural}", key
+    return f"{count} lead{plural} dropped", key
+
+
+def _city(sort: Mapping[str, str]) -> tuple[str, str]:
+    city, tier = sort.get("city_mapped", ""), sort.get("city_tier", "")
+    if sort.get("is_city_missing", "0") != "0":
+        return "no city given", f"is_city_missing: {sort['is_city_missing']}"
+    if not city:
+        return f"a tier {tier} city", f"city_tier: {tier}"
+    return f"{city_name(city)}, tier {tier}", f"city_mapped: {city}"
+
+
+def city_name(city: str) -> str:
+    """A city's key as people write it: `Mumbai`, `NCR`."""
+    return city.upper() if len(city) <= 3 else city.title()
+
+
+def how_many_apply(rate: float) -> str:
+    """A share of leads that apply, 0 to 1, as people say it: `1 in 12 apply`, `2 in 3 apply`."""
+    if rate < 0.005:
+        return "under 1 in 200 apply"
+    if rate > 0.95:
+        return "over 19 in 20 apply"
+    if rate < 0.1:
+        return f"1 in {round(1 / rate)} apply"
+    if rate > 0.93:
+        return "19 in 20 apply"
+    parts = [(round(rate * of), of) for of in (2, 3, 4, 5, 10)]
+    part, of = min(parts, key=lambda found: round(abs(found[0] / found[1] - rate), 2))
+    return f"{part} in {of} apply"
 
 
 def _log_odds(rate: float) -> float:

@@ -26,7 +26,7 @@ from junk_leads.steps.leads.encoding import Encoder, encode
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.learning.calibration import Calibration, correct_base_rate
 from junk_leads.steps.learning.grading import grade_of, score_of
-from junk_leads.steps.scoring.reasons import reasons_of
+from junk_leads.steps.scoring.reasons import contributions, reasons_of
 from junk_leads.steps.sql import literal, quoted
 
 PREDICTED = ("probability", "predicted_flag", "score", "grade", "reasons")
@@ -59,6 +59,12 @@ class ScoringModel:
         """The least probability, with the training's share of genuine leads, of grades A, B and C."""
         found: Mapping[str, float] = self.settings["grades"]
         return found
+
+    @property
+    def conversions(self) -> dict[str, float]:
+        """How often leads of each sort apply, as people are told (see `reasons.conversions`)."""
+        rates: Mapping[str, float] = self.settings["conversions"]
+        return dict(zip(rates, self.tell(np.array(list(rates.values()))).tolist(), strict=True))
 
     def predict(self, kinds: np.ndarray) -> np.ndarray:
         """Calibrated probabilities, shape (k,), of kinds of leads (k x f, the encoder's features in their order).
@@ -117,7 +123,7 @@ def _predict_kinds(con: duckdb.DuckDBPyConnection, model: ScoringModel, kinds: i
         "CREATE OR REPLACE TEMP TABLE predicted_kinds (kind BIGINT, probability DOUBLE, predicted_flag TINYINT, "
         "score TINYINT, grade VARCHAR, reasons VARCHAR, model_version VARCHAR)"
     )
-    for first in range(0, kinds, KINDS_AT_ONCE):
+    for first in range(0, max(kinds, 1), KINDS_AT_ONCE):
         piece = con.sql(
             f"SELECT rowid AS kind, {', '.join(map(quoted, model.encoder.features))} FROM kinds_of_leads "
             "WHERE rowid >= ? AND rowid < ?",
@@ -125,21 +131,42 @@ def _predict_kinds(con: duckdb.DuckDBPyConnection, model: ScoringModel, kinds: i
         ).to_arrow_table()
         features = np.stack([piece[name].to_numpy() for name in model.encoder.features], axis=1).astype(np.int32)
         told = _predicted(features, model).add_column(0, "kind", piece["kind"])  # noqa: F841  DuckDB finds it by name
-        con.execute("INSERT INTO predicted_kinds BY NAME SELECT * FROM told")
+        con.execute(f"INSERT INTO predicted_kinds BY NAME SELECT kind, {', '.join(PREDICTED_TYPES)} FROM told")
+        # made of the first piece, which may have no kinds: the columns are the model's
+        made = "INSERT INTO explained_kinds BY NAME" if first else "CREATE OR REPLACE TEMP TABLE explained_kinds AS"
+        con.execute(f"{made} SELECT * EXCLUDE ({', '.join(PREDICTED)}) FROM told")
+
+
+def explain_features(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
+    """What spoke for the leads that `score_features` has just predicted, and against them, in log-odds.
+
+    drop, lead_number, model_version, base, each original column, and log_odds, the booster's raw score, which they sum
+    to. The relation reads TEMP tables of `con`, as that of the predictions does.
+    """
+    return con.sql(
+        "SELECT drop, lead_number, explained_kinds.* EXCLUDE (kind) "
+        "FROM leads_of_kinds JOIN explained_kinds USING (kind)"
+    )
 
 
 def _predicted(kinds: np.ndarray, model: ScoringModel) -> pa.Table:
     """What is predicted of each of k kinds of leads; each is predicted and explained once, however many leads it is."""
     probabilities = model.predict(kinds)
+    explained = contributions(model.booster, model.encoder, kinds)
     columns = {
         "probability": model.tell(probabilities),
         "predicted_flag": (probabilities >= model.threshold).astype(np.int8),
         "score": score_of(probabilities),
         "grade": grade_of(probabilities, model.grades),
-        "reasons": reasons_of(model.booster, model.encoder, model.settings["conversions"], kinds),
+        "reasons": reasons_of(explained, model.encoder, model.conversions, kinds),
         "model_version": [model.version] * len(kinds),
+        "base": explained.base,
+        **{name: explained.values[:, place] for place, name in enumerate(explained.columns)},
+        "log_odds": explained.base + explained.values.sum(axis=1),
     }
-    return pa.table({name: pa.array(values, PREDICTED_TYPES[name]) for name, values in columns.items()})
+    return pa.table(
+        {name: pa.array(values, PREDICTED_TYPES.get(name, pa.float64())) for name, values in columns.items()}
+    )
 
 
 def score_raw_leads(
