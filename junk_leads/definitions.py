@@ -10,7 +10,18 @@ from typing import Any
 import dagster as dg
 
 from junk_leads.defs.after_runs import failure_sensor, success_sensor
-from junk_leads.defs.assets import champion, codes, experiments, features, history, leads, model, outcomes, predictions
+from junk_leads.defs.assets import (
+    champion,
+    codes,
+    experiments,
+    features,
+    history,
+    leads,
+    model,
+    outcomes,
+    predictions,
+    reports,
+)
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.jobs import JOBS
 from junk_leads.defs.resources import EngineResource, HomeResource, mlflow_resource
@@ -25,7 +36,8 @@ def build_defs(home: Home | None = None, resources: Mapping[str, Any] | None = N
     interval = int(number_setting("JUNK_LEADS_SENSOR_SECONDS", 5))
     return dg.Definitions(
         assets=dg.load_assets_from_modules(
-            [leads, codes, features, model, champion, experiments, predictions, outcomes, history], include_specs=True
+            [leads, codes, features, model, champion, experiments, predictions, reports, outcomes, history],
+            include_specs=True,
         ),
         jobs=JOBS,
         sensors=[

@@ -40,7 +40,17 @@ def ui(
 
 for command in (
     *(leads.ingest, models.train, models.experiment, leads.score, leads.profile, leads.generate, leads.demo),
-    *(deliveries.drops, deliveries.checks, models.evaluate, keeping.doctor, keeping.backup, keeping.restore, ui),
+    *(
+        deliveries.drops,
+        deliveries.checks,
+        deliveries.report,
+        deliveries.explain,
+        models.evaluate,
+        keeping.doctor,
+        keeping.backup,
+        keeping.restore,
+        ui,
+    ),
 ):
     app.command()(command)
 app.add_typer(models.app, name="models")

@@ -44,6 +44,8 @@ def score(
         bool, typer.Option("--accept-drift", help="Also a drop that cannot be trusted; give the reason with --why.")
     ] = False,
     why: Annotated[str, typer.Option(help="The reason for --accept-drift, kept.")] = "",
+    top: Annotated[int | None, typer.Option(min=1, help="At most so many leads on the call list (10,000).")] = None,
+    grade: Annotated[str | None, typer.Option(help="Leads of these grades only on the call list, like A,B.")] = None,
     one_drop: OneDrop = False,
     scheduler: Scheduler = None,
     as_json: Json = False,
@@ -52,22 +54,33 @@ def score(
     if accept_drift != bool(why.strip()):
         raise typer.BadParameter("--accept-drift and its reason, --why REASON, go together")
     accepting = why if accept_drift else None
+    call_list = {**({"top": top} if top else {}), **({"grades": _grades(grade)} if grade is not None else {})}
     asked = files if one_drop else named(files)
     with opened_platform(scheduler) as platform, platform.among(len(asked)) as each:
         platform.registry.champion_version()
         answer_each(
             asked,
-            lambda file: each.score(file, out, parquet=file_format is FileFormat.parquet, accept_drift=accepting),
+            lambda file: each.score(
+                file, out, parquet=file_format is FileFormat.parquet, accept_drift=accepting, call_list=call_list
+            ),
             _scored,
             as_json=as_json,
         )
 
 
+def _grades(text: str) -> list[str]:
+    grades = [grade.strip().upper() for grade in text.split(",")]
+    if not set(grades) <= set("ABCD"):
+        raise typer.BadParameter(f"{text!r} names no grades; they are A, B, C and D, like --grade A,B")
+    return grades
+
+
 def _scored(drop: dict[str, Any]) -> str:
     return (
         f"{drop['drop']}: {drop['rows']:,} leads scored by version {drop['model_version']}, {_shares(drop)}\n"
-        f"  {drop['predictions']}\n  {drop['summary']}"
-        + (f"\n  {drop['parquet']}" if "parquet" in drop else "")
+        f"  call list   {drop['call_list']}\n  report      {drop['report']}\n"
+        f"  all leads   {drop['predictions']}\n  summary     {drop['summary']}"
+        + (f"\n  parquet     {drop['parquet']}" if "parquet" in drop else "")
         + "".join(f"\n  WARNING: {line}" for line in drop["warnings"])
     )
 
@@ -118,6 +131,7 @@ def demo(
         f"(AUC {content['auc']:.3f}) {made}\n"
         f"{scored['rows']:,} new leads scored: {scored['share_of_ones']:.2%} 1s, "
         f"{1 - scored['share_of_ones']:.2%} 0s\n\n"
+        f"call list      {scored['call_list']}\nreport         {scored['report']}\n"
         f"scored leads   {scored['predictions']}\nsummary        {scored['summary']}\n"
         "next           junk-leads ui        (the asset graph, checks and models in a browser)\n"
         "               junk-leads score YOUR.csv"

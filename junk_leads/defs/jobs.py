@@ -36,8 +36,11 @@ experiment = dg.define_asset_job(
 
 inference_pipeline = dg.define_asset_job(
     "inference_pipeline",
-    selection=list(INFERENCE_ASSETS),
-    description="A drop's file into predictions: the data pipeline, then scoring by the champion. Partition: the drop.",
+    selection=[*INFERENCE_ASSETS, "drop_report"],
+    description=(
+        "A drop's file into predictions: the data pipeline, then scoring by the champion, the call list and the "
+        "report. Partition: the drop."
+    ),
 )
 
 evaluation = dg.define_asset_job(

@@ -33,13 +33,16 @@ from junk_leads.steps.boosting import refuse_unknown_parameters
 from junk_leads.steps.leads.generating import write_leads
 from junk_leads.steps.learning.experimenting import learners
 from junk_leads.steps.learning.gating import Verdict
+from junk_leads.steps.pages.drop_report import index_page
 from junk_leads.steps.pages.profiling import refuse_without_profiler, write_profile
 from junk_leads.steps.watching.codes import Proposal
 from junk_leads.stores import promotion
 from junk_leads.stores.drops.code_maps import CodeMap, write_codes
 from junk_leads.stores.drops.labelled import labelled_drops
+from junk_leads.stores.drops.reporting import lead_facts, scored_drops
 from junk_leads.stores.drops.trusting import propose_codes, warnings_of
 from junk_leads.stores.ledger import Delivery, hand_over, hand_over_shards
+from junk_leads.stores.making import write_whole
 from junk_leads.stores.mlflow_store import mlflow_quiet
 from junk_leads.stores.registry import PRODUCTION
 from junk_leads.stores.warehouse import connect, has_table, rows_of
@@ -161,15 +164,23 @@ class Platform(OfHome):
         return self.account(self.process(file, "data_pipeline").drop)
 
     def score(
-        self, file: str | Path, out: Path | None = None, *, parquet: bool = False, accept_drift: str | None = None
+        self,
+        file: str | Path,
+        out: Path | None = None,
+        *,
+        parquet: bool = False,
+        accept_drift: str | None = None,
+        call_list: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Run the inference pipeline on a file, or again on an accepted drop that is named instead of one.
 
         Returns the drop's figures and where its results are; they are copied into the folder `out` as well. `parquet`
         asks for a Parquet file beside the CSV. With a reason in `accept_drift` a drop that cannot be trusted is scored
-        all the same. Raises JunkLeadsError.
+        all the same. `call_list` is which leads are on the call list (`top`, `grades`). Raises JunkLeadsError.
         """
         ops: dict[str, Any] = {"predictions": {"config": {"parquet": True}}} if parquet else {}
+        if call_list:
+            ops["drop_report"] = {"config": dict(call_list)}
         if accept_drift:
             ops["encoded_features"] = {"config": {"accept_drift": True, "why": accept_drift}}
         drop = self._accepted(file)
@@ -178,8 +189,9 @@ class Platform(OfHome):
         else:
             self.launch("inference_pipeline", drop=drop, ops=ops)
         figures = self.rows("SELECT * FROM prediction_summary WHERE drop = ?", parameters=[drop])[0]
-        names = (f"{drop}.csv", f"{drop}.summary.txt", *([f"{drop}.parquet"] if parquet else []))
-        written = [self.home.predictions / name for name in names]
+        names = [f"{drop}.csv", f"{drop}.summary.txt", f"{drop}.call_list.xlsx", f"{drop}.call_list.csv"]
+        names += [f"{drop}.parquet"] if parquet else []
+        written = [*(self.home.predictions / name for name in names), self.home.reports / f"{drop}.html"]
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             written = [Path(shutil.copyfile(path, out / path.name)) for path in written]
@@ -190,9 +202,38 @@ class Platform(OfHome):
             "model_version": figures["model_version"],
             "predictions": str(written[0]),
             "summary": str(written[1]),
-            **({"parquet": str(written[2])} if parquet else {}),
+            "call_list": str(written[2]),
+            "report": str(written[-1]),
+            **({"parquet": str(written[4])} if parquet else {}),
             "warnings": self.warnings(drop),
         }
+
+    def report(self, drop: str) -> Path:
+        """Write the call list and the report of a scored drop again; returns the report's page."""
+        self.ledger.newest(drop)
+        with connect(self.home.warehouse) as con:
+            rows_of(con, "prediction_summary", [drop])
+        self.launch("inference_pipeline", drop=drop, selection=[dg.AssetKey("drop_report")])
+        return self.home.reports / f"{drop}.html"
+
+    def report_index(self) -> tuple[list[dict[str, Any]], Path]:
+        """Write `reports/index.html`, over the reports of all scored drops; returns its rows, newest first, and it."""
+        rows: list[dict[str, Any]] = []
+        if self.home.warehouse.exists():
+            with connect(self.home.warehouse) as con:
+                rows = scored_drops(con)
+        for row in rows:
+            page = f"{row['drop']}.html"
+            row["page"] = page if (self.home.reports / page).exists() else ""
+        index = self.home.reports / "index.html"
+        write_whole(index, index_page(rows))
+        return rows, index
+
+    def explain(self, drop: str, lead_number: int) -> dict[str, Any]:
+        """What there is to tell of one scored lead (see `lead_facts`)."""
+        self.ledger.newest(drop)
+        with connect(self.home.warehouse) as con:
+            return lead_facts(con, self.registry, drop, lead_number)
 
     def _accepted(self, asked: str | Path) -> str | None:
         """The accepted drop that is meant when there is no such file; None when there is, or no such drop."""

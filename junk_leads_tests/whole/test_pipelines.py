@@ -548,8 +548,8 @@ def test_every_accepted_lead_has_one_prediction(scored: Scored) -> None:
 def test_the_summary_tells_the_percentages_and_every_row(scored: Scored) -> None:
     ones = sum(row["predicted_flag"] == "1" for row in scored.predicted)
     summary = (scored.home.predictions / "odd.summary.txt").read_text()
-    assert f"1s (likely to complete the application): {ones / 199:8.2%}   {ones} leads\n" in summary
-    assert f"0s (likely junk):                        {1 - ones / 199:8.2%}   {199 - ones} leads\n" in summary
+    assert f"1s (kept for calling): {ones / 199:8.2%}   {ones} leads, about " in summary
+    assert f"0s (set aside):        {1 - ones / 199:8.2%}   {199 - ones} leads, about " in summary
     assert "Leads scored: 199 of 201 rows delivered (1 exact duplicates dropped, 1 rows rejected)\n" in summary
     assert "Model: version 1\n" in summary
 
@@ -574,6 +574,6 @@ def test_fault_2_a_header_alone_makes_empty_typed_tables_a_warning_and_files_wit
     assert query(trained_home, "SELECT count(*) FROM interaction_groups WHERE drop = 'none'") == [(0,)]
     assert read_table(trained_home.predictions / "none.csv") == [[*SCHEMA.required, *PREDICTED]]
     assert (
-        "0s (likely junk):                           0.00%   0 leads"
+        "0s (set aside):           0.00%   0 leads, about 0 applications"
         in (trained_home.predictions / "none.summary.txt").read_text()
     )

@@ -52,6 +52,7 @@ def declared(name: str, group: str, kinds: set[str], *, by_drop: bool = True, **
     partitions = more.pop("partitions_def", DROPS if by_drop else None)
     # a run takes one drop, whose checks are kept beside the others'; of labelled drops it takes many at once
     checked_by = partitions if partitions is DROPS else None
+    specs = more.pop("check_specs", None)
     return {
         "name": name,
         "group_name": group,
@@ -60,7 +61,7 @@ def declared(name: str, group: str, kinds: set[str], *, by_drop: bool = True, **
         "io_manager_key": "warehouse",
         "pool": POOL,
         "partitions_def": partitions,
-        "check_specs": more.pop("check_specs", None) or check_specs(name, checked_by),
+        "check_specs": check_specs(name, checked_by) if specs is None else specs,
         **more,
     }
 

@@ -144,6 +144,7 @@ def lightgbm_model(
                 "grades": settings["grades"],
                 "share_of_ones": metrics["temporal_share_of_ones"],
                 "conversions": conversions(data, encoder),
+                "grade_conversions": evaluated.report.grades,
                 "shares_of_others": {
                     column: float(np.average(data.column(encoder.blocks[column][-1]), weights=data.counts))
                     for column in encoder.levels

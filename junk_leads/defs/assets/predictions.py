@@ -22,7 +22,7 @@ from junk_leads.engine.table_parts import Output, count_of, parts_of, relation_o
 from junk_leads.reference import model_settings
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.reading import delivered_rows
-from junk_leads.steps.pages.summary import percentages_line, summarise, summary_markdown, summary_text
+from junk_leads.steps.pages.summary import Meaning, percentages_line, summarise, summary_markdown, summary_text
 from junk_leads.steps.scoring.scoring import explain_features, score_features, write_scored_file
 from junk_leads.stores.drops.trusting import warnings_of
 from junk_leads.stores.making import write_whole
@@ -135,12 +135,12 @@ def prediction_summary(
         now = datetime.now(UTC).isoformat(timespec="seconds")
         figures = summarise(predictions, {**counts, "scored_at": now})
         model = home.registry.load(figures["model_version"] or home.registry.champion_version())
-        others = _share_of_other_times(con, drop)
+        meaning, others = Meaning.of(model), _share_of_other_times(con, drop)
         results = prediction_summary_checks(con, figures, model.settings["share_of_ones"], others)
         row = con.sql("SELECT " + ", ".join(f"? AS {name}" for name in figures), params=list(figures.values()))
         warnings = warnings_of(con, drop)
-        write_whole(home.home.predictions / f"{drop}.summary.txt", summary_text(figures, warnings))
-        told = summary_markdown(figures, [inert(warning, 1500) for warning in warnings])
+        write_whole(home.home.predictions / f"{drop}.summary.txt", summary_text(figures, meaning, warnings))
+        told = summary_markdown(figures, meaning, [inert(warning, 1500) for warning in warnings])
         yield from publish(row, results, {"summary": dg.MetadataValue.md(told)})
         with home.home.percentages.open("a", encoding="utf-8") as log:
             log.write(percentages_line(figures))

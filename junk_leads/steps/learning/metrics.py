@@ -194,10 +194,23 @@ def slices(data: LabelledFeatures, encoder: Encoder) -> Iterator[tuple[str, np.n
 def grade_table(
     labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray, grades: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """How leads of each grade fare: `grade`, `share` of all leads, and `conversion` (0 to 1, None of no leads)."""
+    """How leads of each grade fare: `grade`, `share` of all leads, and `conversion` (0 to 1, None of no leads).
+
+    `low` and `high` are the conversion's 95 % interval (Wilson's).
+    """
     given, table = grade_of(probabilities, grades), []
     for grade in GRADES:
         leads, genuine = (float(n[given == grade].sum()) for n in (counts, counts * labels))
         conversion = genuine / leads if leads else None
-        table.append({"grade": grade, "share": leads / float(counts.sum()), "conversion": conversion})
+        low, high = wilson_interval(genuine, leads) if leads else (None, None)
+        share = leads / float(counts.sum())
+        table.append({"grade": grade, "share": share, "conversion": conversion, "low": low, "high": high})
     return table
+
+
+def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
+    """The 95 % interval of a share, 0 to 1 (Wilson 1927); `trials` is at least 1."""
+    z, share = 1.959964, successes / trials
+    middle, half = share + z * z / (2 * trials), z * (share * (1 - share) / trials + z * z / (4 * trials**2)) ** 0.5
+    scale = 1 + z * z / trials
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)

@@ -1,0 +1,109 @@
+"""What people do with a scored drop: the call list and the report.
+
+What lives here: the asset drop_report. What does not: what is on the pages (`steps/pages/`) and the figures
+(`stores/drops/reporting.py`).
+"""
+
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from junk_leads.defs.assets import INFERENCE_PIPELINE, declared
+from junk_leads.defs.checks import plain_failures
+from junk_leads.defs.io_managers import Warehouse
+from junk_leads.defs.resources import EngineResource, HomeResource
+from junk_leads.engine.drops import delivered_of_shards
+from junk_leads.engine.table_parts import parts_of
+from junk_leads.steps.leads.reading import delivered_rows
+from junk_leads.steps.learning.grading import GRADES
+from junk_leads.steps.pages.call_list import MOST_LEADS, call_list, write_csv, write_workbook
+from junk_leads.steps.pages.drop_report import DropFacts, report_markdown, report_page, verdict
+from junk_leads.stores.drops.reporting import drop_facts
+from junk_leads.stores.making import write_whole
+from junk_leads.stores.warehouse import rows_of, stored_of
+
+
+class CallListConfig(dg.Config):
+    """Which leads are on the call list."""
+
+    top: int = Field(default=MOST_LEADS, ge=1, description="At most so many leads, the best ones.")
+    grades: list[str] = Field(default=list(GRADES), description="Leads of these grades only.")
+
+
+@dg.asset(
+    **declared(
+        "drop_report",
+        INFERENCE_PIPELINE,
+        {"html", "excel"},
+        deps=["cleaned_leads", "predictions", "prediction_summary"],
+        check_specs=[],
+    )
+)
+def drop_report(
+    context: dg.AssetExecutionContext,
+    config: CallListConfig,
+    warehouse: dg.ResourceParam[Warehouse],
+    home: HomeResource,
+    engine: EngineResource,
+) -> dg.MaterializeResult[None]:
+    """Report of a scored drop: whether its scores can be believed, whom to call first, what came in, and what to do.
+
+    Written as `reports/<drop>.html`, with the call list beside the scored file: `predictions/<drop>.call_list.xlsx`
+    and `.csv`. It has no table.
+    """
+    drop = context.partition_key
+    with plain_failures():
+        home.ledger.refuse_refused(drop)
+        con = warehouse.connection()
+        facts = drop_facts(con, home.registry, drop)
+        header, content = stored_of(con, "delivered_drops", drop).select("header, content").fetchall()[0]
+        delivery = home.ledger.of_content(drop, content)
+        raw = parts_of(con, "raw_leads", drop)
+        delivered = delivered_of_shards(engine.shards(delivery), raw) if raw else delivered_rows(delivery.path)
+        leads = call_list(
+            con,
+            rows_of(con, "predictions", [drop]),
+            rows_of(con, "cleaned_leads", [drop]),
+            header,
+            delivered,
+            warning="; ".join(facts.warnings),
+            top=config.top,
+            grades=config.grades,
+        )
+        warehouse.release()
+        page, workbook = home.home.reports / f"{drop}.html", home.home.predictions / f"{drop}.call_list.xlsx"
+        write_workbook(workbook, leads, _summary(facts, len(leads.rows), config))
+        write_csv(workbook.with_suffix(".csv"), leads)
+        write_whole(page, report_page(facts))
+        told: dict[str, Any] = {
+            "report": dg.MetadataValue.md(report_markdown(facts)),
+            "page": dg.MetadataValue.url(page.as_uri()),
+            "call_list": dg.MetadataValue.path(str(workbook)),
+            "leads_on_the_call_list": len(leads.rows),
+        }
+        return dg.MaterializeResult(metadata=told)
+
+
+def _summary(facts: DropFacts, leads: int, config: CallListConfig) -> dict[str, str]:
+    """The sheet Summary."""
+    figures, meaning = facts.figures, facts.meaning
+    told = {
+        "drop": figures["drop"],
+        "can it be believed": verdict(facts),
+        **({"warnings": "\n".join(facts.warnings)} if facts.warnings else {}),
+        "on this list": f"the best {leads:,} of {figures['lead_count']:,} leads"
+        + ("" if set(config.grades) == set(GRADES) else f", grades {', '.join(config.grades)} only"),
+        "1s, kept for calling": f"{figures['share_of_ones']:.2%}, {figures['ones']:,} leads, about "
+        f"{figures['applications_of_ones']:,.0f} applications",
+        "0s, set aside": f"{figures['share_of_zeros']:.2%}, {figures['zeros']:,} leads, about "
+        f"{figures['applications_of_zeros']:,.0f} applications",
+        "the flag": meaning.flag,
+        "expected": meaning.base_rate,
+    }
+    for grade in GRADES:
+        fared = meaning.of_grade(grade)
+        told[f"grade {grade}"] = f"{figures[f'grade_{grade.lower()}']:,} leads" + (
+            f"; in the model's hold-out {fared}" if fared else ""
+        )
+    return {**told, "model": f"version {figures['model_version']}", "scored at": str(figures["scored_at"])}

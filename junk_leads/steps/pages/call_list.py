@@ -1,0 +1,183 @@
+"""The call list: the leads of a scored drop in the order to call them, as a workbook and as CSV.
+
+What lives here: which leads and columns, and how they look. What does not: scores (`steps/scoring/`) and the page about
+the drop (`drop_report.py`).
+
+Every cell of the workbook is a number or plain text: a spreadsheet runs none of them, whatever was delivered.
+"""
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from junk_leads.steps.learning.grading import GRADES
+from junk_leads.steps.scoring.reasons import SEPARATOR, STRONGEST, city_name
+from junk_leads.steps.scoring.scoring import inert_cell
+
+MOST_LEADS = 10_000  # of a call list, unless it is told how many
+_MOST_ROWS = 1_048_575  # that a sheet holds below its header
+_LONGEST_CELL = 32_767  # characters that a cell holds
+_COLOURS = {"A": "#C6EFCE", "B": "#E2F0D9", "C": "#FFF2CC", "D": "#F4CCCC"}
+
+COLUMNS = {
+    "rank": (6, "1 is the lead to call first; leads of the same probability stand in the order they were delivered"),
+    "score": (6, "1 to 99, the probability in hundredths as in the labelled leads"),
+    "grade": (6, "A to D by probability; the sheet Summary tells how leads of each grade fared"),
+    "probability": (11, "in per cent, that the lead completes its application"),
+    "why": (60, "the strongest reasons, the strongest first; in brackets how leads like it fare"),
+    "city": (16, "as it was understood; empty when none was given"),
+    "channel": (30, "platform, medium and source"),
+    "created": (17, "when the lead came in, the platform's clock"),
+    "flag": (6, "1 kept for calling, 0 set aside: see the sheet Summary"),
+    "lead_number": (11, "the lead's place among the data rows of its file, from 1"),
+    "warning": (30, "what warns about the whole drop, if anything does"),
+}
+
+
+@dataclass(frozen=True)
+class CallList:
+    """The leads to call: the header and rows as written, and how many leads the drop has."""
+
+    header: tuple[str, ...]
+    rows: Sequence[tuple[Any, ...]]
+    of: int
+
+
+def call_list(
+    con: duckdb.DuckDBPyConnection,
+    predictions: duckdb.DuckDBPyRelation,
+    leads: duckdb.DuckDBPyRelation,
+    header: Sequence[str],
+    delivered: Iterable[pa.RecordBatch],
+    *,
+    warning: str = "",
+    top: int = MOST_LEADS,
+    grades: Sequence[str] = GRADES,
+) -> CallList:
+    """The best `top` leads of a drop that have one of these grades, ranked; then all their delivered cells.
+
+    `predictions` and cleaned `leads` are of the drop; `delivered` comes in batches, lead_number and the columns of
+    `header` as text. Columns are those of COLUMNS (`warning` only when there is one), then the delivered ones.
+    """
+    wanted = ", ".join(f"'{grade}'" for grade in grades)
+    channel = ", ".join(("first_platform_c", "first_utm_medium_c", "first_utm_source_c"))
+    told, cleaned = predictions, leads  # noqa: F841  named in the SQL below
+    ranked = con.sql(
+        f"""
+        SELECT row_number() OVER (ORDER BY probability DESC, lead_number) AS rank, score, grade, probability, reasons,
+            city_mapped, concat_ws(' / ', {channel}), created_date, predicted_flag, lead_number
+        FROM told JOIN cleaned USING (drop, lead_number) WHERE grade IN ({wanted})
+        ORDER BY rank LIMIT {min(top, _MOST_ROWS)}
+        """
+    ).fetchall()
+    cells = _cells_of([row[-1] for row in ranked], delivered)
+    names = [name for name in COLUMNS if name != "warning" or warning]
+    rows = []
+    for rank, score, grade, probability, reasons, city, channels, created, flag, number in ranked:
+        why = SEPARATOR.join(reasons.split(SEPARATOR)[:STRONGEST])
+        shown = (rank, score, grade, round(100 * probability, 1), why, city_name(city) if city else "", channels)
+        own = (*shown, created, flag, number, *([warning] if warning else ()))
+        rows.append((*own, *cells[number]))
+    leads_of_drop = predictions.aggregate("count(*)").fetchall()[0][0]
+    return CallList((*names, *header), rows, int(leads_of_drop))
+
+
+def _cells_of(numbers: Sequence[int], delivered: Iterable[pa.RecordBatch]) -> dict[int, tuple[str, ...]]:
+    """The delivered cells of these leads."""
+    wanted = pa.array(numbers, pa.int64())
+    found: dict[int, tuple[str, ...]] = {}
+    for batch in delivered:
+        if len(found) == len(numbers):
+            break
+        kept = batch.filter(pc.is_in(batch["lead_number"], wanted))
+        columns = [column.to_pylist() for column in kept.columns]
+        for number, *cells in zip(*columns, strict=True):
+            found[number] = tuple(cell or "" for cell in cells)
+    return found
+
+
+def write_csv(path: Path, leads: CallList) -> None:
+    """Write the call list as CSV, whole or not at all; cells that a spreadsheet would run begin with an apostrophe."""
+    part = path.with_suffix(".csv.part")
+    try:
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(map(inert_cell, leads.header))
+            writer.writerows(tuple(inert_cell(c) if isinstance(c, str) else c for c in row) for row in leads.rows)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_workbook(path: Path, leads: CallList, summary: Mapping[str, str]) -> None:
+    """Write the call list as a workbook, whole or not at all: the list, the `summary`, and what each column is."""
+    from xlsxwriter import Workbook
+
+    part = path.with_suffix(".xlsx.part")
+    # no text is taken for a formula, a number or a link, and rows go to disk as they come
+    options = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False, "in_memory": False}
+    try:
+        with Workbook(str(part), options) as book:
+            book.set_properties({"title": "Call list", "subject": summary.get("drop", "")})
+            _list_sheet(book, leads)
+            _pairs_sheet(book, "Summary", summary)
+            delivered = {name: "as it was delivered" for name in leads.header if name not in COLUMNS}
+            _pairs_sheet(book, "Columns", {name: text for name, (_, text) in COLUMNS.items()} | delivered)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _list_sheet(book: Any, leads: CallList) -> None:
+    sheet = book.add_worksheet("Call list")
+    head = book.add_format({"bold": True, "bg_color": "#1F3864", "font_color": "#FFFFFF", "text_wrap": True})
+    formats = {
+        "probability": book.add_format({"num_format": '0.0" %"'}),
+        "created": book.add_format({"num_format": "yyyy-mm-dd hh:mm"}),
+        "why": book.add_format({"text_wrap": True, "valign": "top"}),
+    }
+    graded = {
+        grade: book.add_format({"bg_color": colour, "bold": True, "align": "center"})
+        for grade, colour in _COLOURS.items()
+    }
+    own = [name for name in leads.header[: len(COLUMNS)] if name in COLUMNS]
+    for place, name in enumerate(own):
+        sheet.set_column(place, place, COLUMNS[name][0])
+    sheet.set_column(len(own), max(len(leads.header) - 1, len(own)), 14)
+    sheet.freeze_panes(1, 4)
+    sheet.set_landscape()
+    sheet.set_paper(9)  # A4
+    sheet.fit_to_pages(1, 0)
+    sheet.repeat_rows(0)
+    sheet.print_area(0, 0, max(len(leads.rows), 1), len(own) - 1)  # the delivered columns are for the screen
+    for place, name in enumerate(leads.header):
+        sheet.write_string(0, place, name[:_LONGEST_CELL], head)
+    for number, row in enumerate(leads.rows, 1):
+        for place, value in enumerate(row):
+            name = own[place] if place < len(own) else ""
+            if isinstance(value, str):
+                if value:
+                    style = graded[value] if name == "grade" else formats.get(name)
+                    sheet.write_string(number, place, value[:_LONGEST_CELL], style)
+            elif name == "created":
+                sheet.write_datetime(number, place, value, formats[name])
+            else:
+                sheet.write_number(number, place, value, formats.get(name))
+    sheet.autofilter(0, 0, max(len(leads.rows), 1), len(leads.header) - 1)
+
+
+def _pairs_sheet(book: Any, name: str, pairs: Mapping[str, str]) -> None:
+    sheet = book.add_worksheet(name)
+    sheet.set_column(0, 0, 34)
+    sheet.set_column(1, 1, 100)
+    bold, wrapped = book.add_format({"bold": True, "valign": "top"}), book.add_format({"text_wrap": True})
+    for number, (key, text) in enumerate(pairs.items()):
+        sheet.write_string(number, 0, key[:_LONGEST_CELL], bold)
+        sheet.write_string(number, 1, text[:_LONGEST_CELL], wrapped)

@@ -1,0 +1,171 @@
+"""The report of a scored drop: one page for whoever decides whom to call, and whether to believe the scores.
+
+What lives here: from a drop's figures to one self-contained page, its plots and its essentials as Markdown. What does
+not: the figures (`stores/drops/reporting.py`), and the page's words and looks (`reference/drop_report.html`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from junk_leads.reference import read_text
+from junk_leads.steps.learning.grading import GRADES
+from junk_leads.steps.pages.sentences import percent
+from junk_leads.steps.pages.summary import Meaning
+from junk_leads.steps.scoring.reasons import city_name
+from junk_leads.steps.watching.trust import TITLES
+
+SHOWN = 20  # leads to call that are on the page
+CALLED = (0.1, 0.2, 0.5)  # shares of the best leads, if these were called
+
+
+@dataclass(frozen=True)
+class DropFacts:
+    """What a report tells of a drop, collected; shares and probabilities are 0 to 1.
+
+    `figures` are those of the summary, with `known_leads` and `known_labelled_leads`; `best` the leads to call first;
+    `deciles` and `scores` the leads by ten points of score, `called` the applications expected among the best shares
+    of CALLED; `channels` dicts with channel, leads, expected (applications) and zeros, best first; `moved` the PSI by
+    column, `usual_psi` what is usual; `alike` pairs of city names that look like one, with their leads.
+    """
+
+    figures: Mapping[str, Any]
+    meaning: Meaning
+    warnings: Sequence[str]
+    notes: Sequence[str]
+    blocked: str
+    code_map: str
+    missing_cities: float
+    unknown: Mapping[str, float]
+    alike: Sequence[tuple[str, int, str, int]]
+    best: Sequence[Mapping[str, Any]]
+    scores: Sequence[int]
+    called: Sequence[float]
+    channels: Sequence[Mapping[str, Any]]
+    moved: Mapping[str, float]
+    usual_psi: float
+    band: tuple[float, float]
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+
+def verdict(facts: DropFacts) -> str:
+    """Whether the scores can be believed, in one sentence."""
+    leads = facts.figures["lead_count"]
+    if not leads:
+        return "There is nothing to believe: the drop has no leads."
+    if facts.blocked:
+        return (
+            "Do not rely on these scores: the drop contradicts what the model was taught, and was scored all the same."
+        )
+    if facts.warnings:
+        many = "one thing warns" if len(facts.warnings) == 1 else f"{len(facts.warnings)} things warn"
+        return f"Believe the order of these leads with care: {many}, told below."
+    if facts.notes:
+        return "These scores are as good as the model, as far as can be told: " + facts.notes[0]
+    return "These scores can be believed: the leads look like those that the model learned from."
+
+
+def report_page(facts: DropFacts) -> str:
+    """The page, which asks the network for nothing and holds every value as text."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": percent, "whole": lambda value: f"{value:,.0f}", "city": city_name}
+    template = environment.from_string(read_text("drop_report.html"))
+    figures, meaning = facts.figures, facts.meaning
+    grades = [
+        {
+            "grade": grade,
+            "leads": figures[f"grade_{grade.lower()}"],
+            "conversion": meaning.grades.get(grade),
+        }
+        for grade in GRADES
+    ]
+    usual = figures["mean_probability"]
+    good, bad = (
+        [row for row in facts.channels if (row["expected"] / row["leads"] >= usual) == better]
+        for better in (True, False)
+    )
+    return template.render(
+        facts=facts,
+        figures=figures,
+        verdict=verdict(facts),
+        is_believed=bool(figures["lead_count"]) and not facts.warnings and not facts.blocked,
+        grades=grades,
+        called=[
+            (share, round(share * figures["lead_count"]), expected)
+            for share, expected in zip(CALLED, facts.called, strict=True)
+        ],
+        best_channels=good[:5],
+        worst_channels=bad[:-6:-1],
+        scores_plot=_scores_plot(facts.scores),
+        drift_plot=_drift_plot(facts.moved, facts.usual_psi),
+        titles=TITLES,
+    )
+
+
+def report_markdown(facts: DropFacts) -> str:
+    """The essentials, as Dagster's UI shows them; without a lead's values."""
+    figures = facts.figures
+    called = ", ".join(
+        f"the best {share:.0%} about {expected:,.0f}" for share, expected in zip(CALLED, facts.called, strict=True)
+    )
+    return (
+        f"**{verdict(facts)}**\n\n"
+        f"{figures['lead_count']:,} leads, {figures['share_of_ones']:.2%} kept for calling (usual "
+        f"{facts.band[0]:.0%} to {facts.band[1]:.0%}). Applications expected: "
+        f"{figures['applications_of_ones'] + figures['applications_of_zeros']:,.0f} in all; if called, {called}."
+    )
+
+
+def index_page(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The index over the reports of all drops, newest first: drop, scored_at, leads, ones, expected, warnings, page."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(read_text("drop_reports.html")).render(rows=rows)
+
+
+_WIDTH, _BAR, _LEFT = 460, 26, 110
+
+
+def _scores_plot(scores: Sequence[int]) -> Markup:
+    """Leads by score, a column for each ten points."""
+    most, height, step = max([*scores, 1]), 150, _WIDTH / 10
+    told = ", ".join(f"{n * 10} to {n * 10 + 9}: {leads:,}" for n, leads in enumerate(scores))
+    columns = []
+    for n, leads in enumerate(scores):
+        tall = round(height * leads / most, 1)
+        x = n * step
+        columns.append(
+            f'<rect class="bar" x="{x + 4:.1f}" y="{20 + height - tall}" width="{step - 8:.1f}" height="{tall}"/>'
+            f'<text x="{x + step / 2:.1f}" y="{14 + height - tall}" text-anchor="middle">{leads:,}</text>'
+            f'<text x="{x + step / 2:.1f}" y="{height + 36}" text-anchor="middle">{n * 10}+</text>'
+        )
+    return _svg(height + 44, f"Leads by score. {told}.", "".join(columns))
+
+
+def _drift_plot(moved: Mapping[str, float], usual: float) -> Markup:
+    """How far each column moved since training, a bar each, with the line up to which that is usual."""
+    rows = sorted(((TITLES.get(column, column), psi) for column, psi in moved.items()), key=lambda row: -row[1])
+    room = _WIDTH - _LEFT - 60
+    scale = room / max([usual * 1.25, *(psi for _, psi in rows)], default=1.0)
+    bars = []
+    for n, (title, psi) in enumerate(rows):
+        y = n * _BAR
+        kind = "bar warns" if psi > usual else "bar"
+        bars.append(
+            f'<text x="{_LEFT - 8}" y="{y + 17}" text-anchor="end">{title}</text>'
+            f'<rect class="{kind}" x="{_LEFT}" y="{y + 4}" width="{max(psi * scale, 1):.1f}" height="{_BAR - 8}"/>'
+            f'<text x="{_LEFT + max(psi * scale, 1) + 6:.1f}" y="{y + 17}">{psi:.2f}</text>'
+        )
+    x, height = _LEFT + usual * scale, len(rows) * _BAR
+    line = f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}"/>'
+    told = ", ".join(f"{title} {psi:.2f}" for title, psi in rows)
+    return _svg(
+        height + 4, f"Population stability index by column, up to {usual:g} is usual. {told}.", line + "".join(bars)
+    )
+
+
+def _svg(height: float, told: str, body: str) -> Markup:
+    """A drawing with its text alternative; nothing of a lead is in it."""
+    return Markup(f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{told}">{body}</svg>')
