@@ -38,19 +38,20 @@ def ui(
     serve(Home.from_environment(), host=host, port=port, mlflow_port=mlflow_port, tell=tell)
 
 
+def serve(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Scores over HTTP until interrupted: POST /score, /health, /version, and its page at /docs."""
+    from junk_leads.running.serving import serve_scores
+
+    serve_scores(Home.from_environment(), host=host, port=port, tell=tell)
+
+
 for command in (
     *(leads.ingest, models.train, models.experiment, leads.score, leads.profile, leads.generate, leads.demo),
-    *(
-        deliveries.drops,
-        deliveries.checks,
-        deliveries.report,
-        deliveries.explain,
-        models.evaluate,
-        keeping.doctor,
-        keeping.backup,
-        keeping.restore,
-        ui,
-    ),
+    *(deliveries.drops, deliveries.checks, deliveries.report, deliveries.explain, models.evaluate),
+    *(keeping.doctor, keeping.backup, keeping.restore, ui, serve),
 ):
     app.command()(command)
 app.add_typer(models.app, name="models")

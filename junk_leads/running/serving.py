@@ -1,10 +1,12 @@
-"""The servers: Dagster's web UI and daemon, and MLflow's UI, as child processes.
+"""The servers: Dagster's web UI and daemon, and MLflow's UI, as child processes; and that of scores, in this one.
 
-What lives here: starting them on one address, and stopping all of what they start. What does not: what they show.
+What lives here: starting them on one address, and stopping all of what they start. What does not: what they show and
+answer (`http_service.py`).
 """
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.running.doctor import first_look
+from junk_leads.running.guarded_ui import allowed_hosts
 from junk_leads.running.instance import opened_instance
 from junk_leads.stores.registry import Registry
 
@@ -77,6 +80,30 @@ def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[
     finally:
         for server in servers.values():
             _stop(server)
+
+
+def serve_scores(home: Home, *, host: str, port: int, tell: Callable[[str], None]) -> None:
+    """Serve scores until interrupted; raises JunkLeadsError when nothing is in production, or the port is taken."""
+    import uvicorn
+
+    from junk_leads.running.http_service import TOKEN_VARIABLE, application
+
+    home.prepare()
+    Registry(home).champion_version()
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+        except OSError as error:
+            raise JunkLeadsError(
+                f"{host}:{port} cannot be listened on ({error.strerror or error}); choose another with --port or --host"
+            ) from error
+        token = os.environ.get(TOKEN_VARIABLE, "").strip()
+        app = application(home, hosts=allowed_hosts(["-h", host]), token=token)
+        asked = "with a bearer token" if token else f"without a token (set {TOKEN_VARIABLE} to ask for one)"
+        tell(f"scores http://{host}:{port}/score, {asked}; its page http://{host}:{port}/docs   (Ctrl-C stops it)")
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        server.run(sockets=[listening])
 
 
 def _stop_once(*_: object) -> None:

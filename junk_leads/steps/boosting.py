@@ -28,6 +28,7 @@ class Booster:
 
     def __init__(self, own: "lgb.Booster") -> None:
         self._own = own
+        self._trees: dict[str, Any] | None = None
 
     def __getstate__(self) -> str:
         return self.model_to_string()
@@ -35,6 +36,7 @@ class Booster:
     def __setstate__(self, text: str) -> None:
         import lightgbm as lgb
 
+        self._trees = None
         with _ALONE:
             self._own = lgb.Booster(model_str=text)
 
@@ -44,10 +46,11 @@ class Booster:
             return np.asarray(self._own.predict(rows, **options))
 
     def dump_model(self) -> dict[str, Any]:
-        """The trees as dictionaries."""
+        """The trees as dictionaries; they are made once."""
         with _ALONE:
-            found: dict[str, Any] = self._own.dump_model()
-            return found
+            if self._trees is None:
+                self._trees = self._own.dump_model()
+            return self._trees
 
     def model_to_string(self) -> str:
         """The model as text, the same bytes as in its file."""

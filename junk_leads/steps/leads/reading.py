@@ -7,7 +7,7 @@ Both give the same leads. What does not: CSV itself (`splitting.py`), and the cl
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import compress, count
@@ -90,6 +90,33 @@ def read_leads(con: duckdb.DuckDBPyConnection, path: Path, schema: LeadSchema) -
         rows_rejected=rows_rejected,
         table=table,
     )
+
+
+class RecordReader:
+    """Reads leads from cells by column name, text or numbers, as a file of the same text would be read."""
+
+    def __init__(self, schema: LeadSchema) -> None:
+        self._columns = [(column, _Meaning(column, schema)) for column in schema.columns if column.role != "label"]
+
+    def read(self, cells: Mapping[str, Any]) -> dict[str, Any]:
+        """One lead, typed; columns that are left out are missing, those that the schema does not know are left.
+
+        Raises ValueError naming the column when a value is refused, without telling it.
+        """
+        lead: dict[str, Any] = {}
+        for column, meaning in self._columns:
+            value = cells.get(column.name)
+            if value is None and column.empty != "reject":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (str, int, float, type(None))):
+                raise ValueError(f"{column.name} is neither text, a number nor null")
+            if isinstance(value, (int, float)) and column.type in ("VARCHAR", "TIMESTAMP"):
+                raise ValueError(f"{column.name} is a number; expected text or null")
+            text = "" if value is None else value if isinstance(value, str) else repr(value)
+            lead[column.name] = meaning[text]
+            if text in meaning.faults:
+                raise ValueError(f"{column.name} {meaning.faults[text]}")
+        return lead
 
 
 def delivered_rows(path: Path) -> Iterator[pa.RecordBatch]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 STRONGEST = 3  # reasons for a lead, and as many against it
 LONGEST = 60  # characters of a reason
 SEPARATOR = " | "
+FEW_KINDS = 16  # that are sooner explained by all trees at once than tree by tree
 LEAST_CONTRIBUTION = 0.05  # log-odds; what weighs less says nothing
 LEAST_DISTANCE = 0.1  # log-odds between leads of a sort and all leads; what is nearer says nothing
 LEAST_LEADS = 30  # labelled leads of a sort, without which nothing is said of how such leads fare
@@ -51,6 +52,11 @@ def contributions(booster: Booster, encoder: Encoder, kinds: np.ndarray) -> Cont
     if not len(kinds):
         return Contributions(np.zeros((0, len(columns))), columns, np.zeros(0))
     column = np.array([columns.index(encoder.sources[feature]) for feature in encoder.features])
+    if len(kinds) <= FEW_KINDS:
+        raw = booster.predict(kinds.astype(float), pred_contrib=True)
+        few = np.zeros((len(columns), len(kinds)))
+        np.add.at(few, column, raw[:, :-1].T)
+        return Contributions(few.T, columns, raw[:, -1])
     by_feature, values = np.ascontiguousarray(kinds.T), kinds.astype(float)  # LightGBM would make them anew each time
     grouped, base = np.zeros((len(columns), len(kinds))), np.zeros(len(kinds))
     for number, tree in enumerate(booster.dump_model()["tree_info"]):

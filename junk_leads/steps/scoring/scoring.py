@@ -130,7 +130,7 @@ def _predict_kinds(con: duckdb.DuckDBPyConnection, model: ScoringModel, kinds: i
             params=[first, first + KINDS_AT_ONCE],
         ).to_arrow_table()
         features = np.stack([piece[name].to_numpy() for name in model.encoder.features], axis=1).astype(np.int32)
-        told = _predicted(features, model).add_column(0, "kind", piece["kind"])  # noqa: F841  DuckDB finds it by name
+        told = predict_kinds(features, model).add_column(0, "kind", piece["kind"])  # noqa: F841  DuckDB finds it by name
         con.execute(f"INSERT INTO predicted_kinds BY NAME SELECT kind, {', '.join(PREDICTED_TYPES)} FROM told")
         # made of the first piece, which may have no kinds: the columns are the model's
         made = "INSERT INTO explained_kinds BY NAME" if first else "CREATE OR REPLACE TEMP TABLE explained_kinds AS"
@@ -149,8 +149,11 @@ def explain_features(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
     )
 
 
-def _predicted(kinds: np.ndarray, model: ScoringModel) -> pa.Table:
-    """What is predicted of each of k kinds of leads; each is predicted and explained once, however many leads it is."""
+def predict_kinds(kinds: np.ndarray, model: ScoringModel) -> pa.Table:
+    """What is predicted of each of k kinds of leads (k x f), and what spoke for it.
+
+    The columns of PREDICTED_TYPES, then base, the contributions by original column and log_odds.
+    """
     probabilities = model.predict(kinds)
     explained = contributions(model.booster, model.encoder, kinds)
     columns = {
