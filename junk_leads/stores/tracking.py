@@ -221,11 +221,17 @@ def _log_model(mlflow: Any, folder: Path) -> str:
 
 def _schemas() -> tuple[Any, Any]:
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import AnyType
 
-    schema = lead_schema()
-    # any type: a client may give counts as whole numbers, decimals or text, and dates as text or timestamps
-    inputs = [ColSpec(AnyType(), column.name, required=False) for column in schema.columns if column.role != "label"]
+    # counts are doubles, as missing ones are none of MLflow's whole numbers; an interaction left out counts as none
+    inputs = [
+        ColSpec(
+            DataType.string if column.type in ("VARCHAR", "TIMESTAMP") else DataType.double,
+            column.name,
+            required=column.role != "interaction",
+        )
+        for column in lead_schema().columns
+        if column.role != "label"
+    ]
     outputs = [
         ColSpec(DataType.double, "probability"),
         ColSpec(DataType.integer, "predicted_flag"),

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -217,14 +218,43 @@ def test_an_mlflow_client_predicts_the_same_of_numbers_in_any_order_of_columns_a
     assert client(frame) == [new.predicted[lead] for lead in leads]
 
 
-def test_a_column_that_an_mlflow_client_leaves_out_is_missing_in_every_lead(
-    client: Client, model: ScoringModel, database: duckdb.DuckDBPyConnection
-) -> None:
-    frame = pd.DataFrame({"first_platform_c": ["Level0", "Level3"], "syllabus": [2.0, None]})
-    empty = {**dict.fromkeys(DELIVERED), "created_date": "2021-07-01 00:00:00"}
-    leads = [{**empty, "first_platform_c": "Level0", "syllabus": 2}, {**empty, "first_platform_c": "Level3"}]
-    raw = score_raw_leads(database, leads_of(database, *leads), model, SCHEMA).select(list(PREDICTED)).to_pylist()
-    assert client(frame) == [tuple(row.values()) for row in raw]
+REQUIRED = [column.name for column in SCHEMA.columns if column.role not in ("interaction", "label")]
+
+
+def test_an_interaction_that_an_mlflow_client_leaves_out_counts_as_none(client: Client) -> None:
+    frame = pd.DataFrame([DELIVERED] * 2)[REQUIRED].assign(first_platform_c=["Level0", "Level3"])
+    none = frame.assign(**dict.fromkeys(SCHEMA.with_role("interaction")))
+    assert client(frame.assign(syllabus=[0.0, None])) == client(frame) == client(none)
+
+
+def test_an_mlflow_client_that_leaves_out_what_a_lead_needs_is_refused(client: Client) -> None:
+    with pytest.raises(Exception, match=r"Model is missing inputs \['city_mapped'"):
+        client(pd.DataFrame([{"created_date": "2021-07-01 00:00:00", "first_platform_c": "Level0"}]))
+
+
+def test_mlflows_own_server_scores_csv_and_json_as_the_graph_does(trained: Trained, new: Delivered) -> None:
+    with mlflow_quiet():
+        import mlflow
+        from mlflow.pyfunc.scoring_server import init
+    before = mlflow.get_tracking_uri()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend("")
+        mlflow.set_tracking_uri(trained.home.mlflow_uri)
+        server = TestClient(init(mlflow.pyfunc.load_model("models:/junk_leads@production")))
+        mlflow.set_tracking_uri(before)
+    leads = list(new.predicted)[:20]
+    text = "\n".join(",".join(row) for row in (new.header, *(new.rows[lead - 1] for lead in leads)))
+    as_csv = server.post("/invocations", content=text, headers={"content-type": "text/csv"})
+    records = [
+        {name: cell or None for name, cell in zip(new.header, new.rows[lead - 1], strict=True)} for lead in leads
+    ]
+    as_json = server.post("/invocations", json={"dataframe_records": records})
+    for answer in (as_csv, as_json):
+        assert answer.status_code == 200, answer.text
+        assert [tuple(row.values()) for row in answer.json()["predictions"]] == [new.predicted[lead] for lead in leads]
+    lacking = server.post("/invocations", json={"dataframe_records": [{"created_date": "2021-07-01 00:00:00"}]})
+    assert lacking.status_code == 400
+    assert "missing inputs" in lacking.text
 
 
 def test_what_is_missing_in_a_file_is_missing_in_the_same_texts_of_an_mlflow_client(
@@ -238,9 +268,10 @@ def test_what_is_missing_in_a_file_is_missing_in_the_same_texts_of_an_mlflow_cli
 
 
 def test_an_mlflow_client_may_give_counts_as_whole_numbers(client: Client) -> None:
-    counts = ["total_leads_droppped", "syllabus"]
-    frame = pd.DataFrame([["Level0", 1, 2]], columns=["first_platform_c", *counts])
-    assert client(frame) == client(frame.astype(dict.fromkeys(counts, float)))
+    counts = ["total_leads_droppped", "referred_lead", "syllabus"]
+    frame = pd.DataFrame([DELIVERED])[REQUIRED].assign(total_leads_droppped=1, referred_lead=0, syllabus=2)
+    # MLflow takes int64 for no double, which it may not fit
+    assert client(frame.astype(dict.fromkeys(counts, "int32"))) == client(frame.astype(dict.fromkeys(counts, float)))
 
 
 # From probability to score, grade and reasons
