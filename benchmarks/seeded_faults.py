@@ -103,7 +103,7 @@ def leak(rows: list[Row], _: list[str], __: random.Random, ___: list[Row]) -> No
 
 def future(rows: list[Row], _: list[str], chance: random.Random, __: list[Row]) -> None:
     for row in _some(rows, 0.2, chance):
-        row["created_date"] = str(datetime.now().replace(microsecond=0) + timedelta(days=40))
+        row["created_date"] = f"{datetime.now() + timedelta(days=40):%Y-%m-%d} 12:00:00"
 
 
 def without(column: str) -> Change:

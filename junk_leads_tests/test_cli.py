@@ -115,7 +115,8 @@ def test_every_command_and_option_says_what_it_does() -> None:
 
 
 def test_every_command_that_ends_has_json() -> None:
-    assert [names for names, command in commands_under(COMMANDS) if "--json" not in options_of(command)] == [("ui",)]
+    without = {names for names, command in commands_under(COMMANDS) if "--json" not in options_of(command)}
+    assert without == {("serve",), ("ui",)}
 
 
 # Wrong usage
@@ -173,7 +174,7 @@ def test_an_empty_registry_is_no_failure(command: str, line: str, content: Any, 
 
 def test_without_a_champion_nothing_is_scored_rolled_back_or_promoted(untouched: Home, trained: Trained) -> None:
     refused = run_command("score", trained.new, "--json", home=untouched)
-    assert (refused.code, refused.out, refused.failures) == (1, "", [NO_CHAMPION])
+    assert (refused.code, refused.json, refused.failures) == (1, {"error": NO_CHAMPION}, [NO_CHAMPION])
     assert not list(untouched.predictions.iterdir())
     assert run_command("models", "rollback", home=untouched) == Outcome(1, "", f"junk-leads: {NO_CHAMPION}\n")
     assert run_command("models", "promote", "1", "--to", "staging", home=untouched) == Outcome(
@@ -186,9 +187,10 @@ def test_a_home_that_cannot_be_made_is_one_plain_line(below: str, tmp_path: Path
     (tmp_path / "file").write_text("in the way")
     home = Home(tmp_path / "file" / below)
     for command in (("models",), ("ingest", "x.csv"), ("train", "--json")):
-        assert run_command(*command, home=home) == Outcome(
-            1, "", f"junk-leads: Not a directory: {home.handed}; check the disk and rights\n"
-        )
+        refused = run_command(*command, home=home)
+        line = f"Not a directory: {home.handed}; check the disk and rights"
+        assert (refused.code, refused.err) == (1, f"junk-leads: {line}\n")
+        assert refused.out == (json.dumps({"error": line}) + "\n" if "--json" in command else "")
     assert (tmp_path / "file").read_text() == "in the way"
 
 
@@ -257,7 +259,8 @@ def test_a_scored_file_is_copied_to_where_it_is_asked_for(handed: Handed, traine
     assert (scored.code, scored.failures) == (0, [])
     first, *paths = scored.out.splitlines()
     assert re.fullmatch(r"new: 399 leads scored by version 1, \d\d\.\d\d% 1s and \d\d\.\d\d% 0s", first)
-    assert paths == [f"  {out / 'new.csv'}", f"  {out / 'new.summary.txt'}"]
+    names = ("new.call_list.xlsx", "new.html", "new.csv", "new.summary.txt")
+    assert [path.split()[-1] for path in paths] == [str(out / name) for name in names]
     assert (out / "new.csv").read_bytes() == (handed.home.predictions / "new.csv").read_bytes()
 
 

@@ -17,6 +17,7 @@ from junk_leads.steps.pages.history import as_image, history_markdown, history_p
 from junk_leads.steps.watching.history import BLOCKED
 from junk_leads.stores.telling.alerting import alert
 from junk_leads.stores.telling.history import collect_history, store_history
+from junk_leads.stores.telling.published import publish_tables
 from junk_leads.stores.warehouse import connect
 
 SECONDS = 10  # between two looks for runs that ended
@@ -45,6 +46,7 @@ def renew_history(home: Home, instance: dg.DagsterInstance, *, wait_seconds: flo
     with connect(home.warehouse, wait_seconds=wait_seconds) as con:
         rows = collect_history(home, con)
         store_history(con, rows)
+        publish_tables(home, con)
     states = [str(row["state"]) for row in rows]
     told = {state: states.count(state) for state in dict.fromkeys(states)}
     metadata = {

@@ -9,6 +9,7 @@ Checks run inside the step that makes the asset, on what is about to be stored: 
 blocking check never reach the table, so a refused drop stays refused for whoever asks later.
 """
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -108,10 +109,22 @@ def evidence_table(evidence: list[Evidence]) -> str:
             "" if x.observed is None else x.observed,
             x.unexpected_count,
             percent(x.unexpected_share),
-            ", ".join(repr(example) for example in x.examples),
+            ", ".join(map(shown_example, x.examples)),
         ]
         lines.append("| " + " | ".join([passed, *(inert(str(cell)) for cell in cells)]) + " |")
     return "\n".join(lines)
+
+
+def shown_example(value: Any) -> str:
+    """An example as Dagster's store may keep it: of a text its shape and length, as it may be a lead's own words.
+
+    The texts themselves stand in `rejected_leads` and in the tables.
+    """
+    if not isinstance(value, str):
+        return repr(value)
+    shape = re.sub(r"\d", "9", re.sub(r"[^\W\d_]", "a", value))
+    told = shape if len(shape) <= 20 else f"{shape[:20]}…"
+    return f"{told!r} ({len(value)} characters)"
 
 
 def inert(text: str, longest: int = 300) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException as StarletteException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -29,6 +29,7 @@ from junk_leads.errors import JunkLeadsError, NoChampion
 from junk_leads.home import Home
 from junk_leads.reference import lead_schema
 from junk_leads.steps.leads.reading import RecordReader
+from junk_leads.steps.pages.drop_report import page_of
 from junk_leads.steps.scoring.at_once import AtOnce
 from junk_leads.stores.registry import Registry
 
@@ -129,6 +130,8 @@ def application(home: Home, *, hosts: Sequence[str] = (), token: str = "") -> Fa
         version=installed("junk-leads"),
         description="Tells junk leads from genuine ones: probability, flag, score, grade and reasons.",
         lifespan=living,
+        docs_url=None,  # FastAPI's own pages ask the network for what they show
+        redoc_url=None,
     )
     if hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
@@ -143,6 +146,11 @@ def application(home: Home, *, hosts: Sequence[str] = (), token: str = "") -> Fa
         body = await _body_of(request)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         return JSONResponse(await run_in_threadpool(_scored, champion.in_use(), body, kind))
+
+    @app.get("/docs", include_in_schema=False)
+    async def page(request: Request) -> HTMLResponse:
+        """The page of the service."""
+        return HTMLResponse(_page(str(request.base_url), has_token=bool(token)))
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -159,6 +167,29 @@ def application(home: Home, *, hosts: Sequence[str] = (), token: str = "") -> Fa
         return JSONResponse(told_of)
 
     return app
+
+
+def _page(url: str, *, has_token: bool) -> str:
+    """What the service takes and answers, for people; it asks the network for nothing."""
+    what = {
+        "date": f"text, as {SCHEMA.date_format}",
+        "city": "text or null",
+        "level": "text or null",
+        "count": "a whole number, as number or text, or null",
+    }
+    example = dict.fromkeys(REQUIRED) | {"created_date": "2021-07-01 09:30:00", "city_mapped": "pune"}
+    answer = {"probability": 0.61, "predicted_flag": 1, "score": 61, "grade": "B", "reasons": "for: … | against: …"}
+    return page_of(
+        "score_service.html",
+        url=url,
+        token=has_token,
+        most_leads=MOST_LEADS,
+        most_bytes=MOST_BYTES,
+        example=json.dumps({"leads": [example]}, indent=1),
+        answer=json.dumps({"model_version": "1", "predictions": [answer]}, indent=1, ensure_ascii=False),
+        columns=[(c.name, what[c.role]) for c in SCHEMA.columns if c.name in REQUIRED],
+        interactions=SCHEMA.with_role("interaction"),
+    )
 
 
 async def _body_of(request: Request) -> bytes:

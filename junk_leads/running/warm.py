@@ -56,6 +56,7 @@ def warm_up() -> None:
     import dagster._cli  # `dagster api execute_run` is what a run's process calls
     import dagster._cli.api  # noqa: F401
     import sqlalchemy.dialects.sqlite  # noqa: F401
+    import xlsxwriter  # noqa: F401
     from pyarrow import csv, parquet  # noqa: F401
 
     import junk_leads.running.dagster_store  # noqa: F401

@@ -829,6 +829,14 @@ def test_lead_data_in_evidence_cannot_break_out_of_its_cell(inputs: Inputs) -> N
     assert not any(mark in "\n".join(lines) for mark in ("<", "[", "\x1b"))
 
 
+def test_of_a_text_evidence_tells_shape_and_length_alone(inputs: Inputs) -> None:
+    result = of_check(inputs.raw({"city_mapped": "Herr Grün 12" + "\x1b"}), "levels_are_well_formed")
+    told = str(result.metadata["evidence"].value)
+    assert "Herr" not in told
+    assert "aaaa aaaa 99" in told
+    assert "(13 characters)" in told
+
+
 def test_column_names_of_a_file_are_inert_too(inputs: Inputs) -> None:
     result = of_check(inputs.raw(columns=(*SCHEMA.names, "<b>|x|[y](z)")), "has_no_unknown_column")
     lines = str(result.metadata["evidence"].value).splitlines()

@@ -82,15 +82,14 @@ def test_what_can_safely_be_mended_is(
     harm: Callable[[Home], None], what: str, trained_home: Home, junk_leads: Callable[..., Outcome]
 ) -> None:
     harm(trained_home)
-    found = junk_leads("doctor", "--json")
-    assert (found.code, [one["what"] for one in found.json["findings"]]) == (1, [what])
-    mended = junk_leads("doctor", "--repair")
-    assert (mended.code, mended.out) == (0, f"mended: {what}\n")
+    mended = junk_leads("doctor", "--repair", "--json")
+    assert (mended.code, mended.failures) == (0, [])
+    assert [(one["what"], one["mended"]) for one in mended.json["findings"]] == [(what, True)]
     assert junk_leads("doctor").out == "all is well\n"
 
 
 def lose_a_file(home: Home) -> None:
-    Ledger(home).newest("new").path.unlink()
+    Ledger(home).newest("history").path.unlink()
 
 
 def change_a_file(home: Home) -> None:
@@ -119,27 +118,31 @@ def change_a_model(home: Home) -> None:
         file.write(b"x")
 
 
-@pytest.mark.parametrize(
-    ("harm", "told"),
-    [
-        (lose_a_file, "the file of drop 'new' (accepted) is gone from"),
-        (change_a_file, "the file of drop 'new' (accepted) is not what was delivered:"),
-        (lose_a_scored_file, "the scored files of 'new' are gone from predictions/; run `junk-leads score new`"),
-        (bring_a_stranger, "archive/ has files that the ledger does not know: 'stranger.csv'"),
-        (forget_a_drop, "the tables hold 'new', which the ledger knows nothing of"),
-        (change_a_model, "the files of version 1 are not those that were registered"),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_what_cannot_be_mended_is_told_with_what_to_do(
-    harm: Callable[[Home], None], told: str, trained_home: Home, junk_leads: Callable[..., Outcome]
-) -> None:
-    harm(trained_home)
+def test_what_cannot_be_mended_is_told_with_what_to_do(trained_home: Home, junk_leads: Callable[..., Outcome]) -> None:
+    told = {
+        lose_a_file: "the file of drop 'history' (accepted) is gone from ",
+        change_a_file: "the file of drop 'new' (accepted) is not what was delivered: ",
+        lose_a_scored_file: "the scored files of 'new' are gone from predictions/; run `junk-leads score new`",
+        bring_a_stranger: "archive/ has files that the ledger does not know: 'stranger.csv'; ",
+        change_a_model: "the files of version 1 are not those that were registered (SHA-256 differs); ",
+    }
+    for harm in told:
+        harm(trained_home)
     found = junk_leads("doctor", "--repair")
-    (line,) = found.out.splitlines()
     assert found.code == 1
-    assert line.startswith(f"wrong: {told}")
-    assert "; " in line
+    lines = found.out.splitlines()
+    assert len(lines) == len(told)
+    for start in told.values():
+        assert [line.startswith(f"wrong: {start}") for line in lines].count(True) == 1, start
+
+
+def test_drops_that_the_ledger_forgot_are_told(trained_home: Home, junk_leads: Callable[..., Outcome]) -> None:
+    forget_a_drop(trained_home)
+    found = junk_leads("doctor", "--json")
+    assert found.code == 1
+    assert [one["what"] for one in found.json["findings"]] == [
+        "the tables hold 'new', which the ledger knows nothing of"
+    ]
 
 
 def test_at_every_start_rows_that_were_lost_are_told(trained_home: Home) -> None:

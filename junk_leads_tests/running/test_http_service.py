@@ -15,7 +15,6 @@ from junk_leads.home import Home
 from junk_leads.reference import lead_schema
 from junk_leads.running import http_service
 from junk_leads.running.http_service import REQUIRED, application
-from junk_leads.steps.scoring.at_once import AtOnce
 from junk_leads.stores.registry import Registry
 from junk_leads_tests.conftest import DELIVERED, Trained, copied_home, run_command
 
@@ -171,7 +170,9 @@ def test_health_version_and_the_page_of_the_service(client: TestClient, trained:
     assert told["encoder_id"] == Registry(trained.home).champion().encoder.id
     schema = client.get("/openapi.json").json()["paths"]["/score"]["post"]["requestBody"]["content"]
     assert schema["application/json"]["schema"]["properties"]["leads"]["items"]["required"] == list(REQUIRED)
-    assert client.get("/docs").status_code == 200
+    page = client.get("/docs").text
+    assert all(f"<code>{name}</code>" in page for name in REQUIRED)
+    assert "src=" not in page  # it asks the network for nothing
     assert client.get("/nowhere").json() == {"error": "Not Found"}
     assert client.get("/health", headers={"host": "evil.example.com"}).status_code == 400
 
@@ -214,7 +215,6 @@ def test_a_promoted_champion_is_taken_while_requests_go_on(
     monkeypatch.setattr(http_service, "LOOK_SECONDS", 0.05)
     answers: list[Any] = []
     stop = threading.Event()
-    expected = {version: AtOnce(Registry(trained_home).load(version)).score([]) or version for version in ("1", "2")}
     with TestClient(application(trained_home)) as client:
 
         def ask() -> None:
@@ -236,4 +236,4 @@ def test_a_promoted_champion_is_taken_while_requests_go_on(
     assert {answer.status_code for answer in answers} == {200}
     by_version = {json.dumps(a.json()["predictions"]) for a in answers if a.json()["model_version"] == "1"}
     assert len(by_version) == 1  # each answer is wholly of one version
-    assert set(expected) >= {answer.json()["model_version"] for answer in answers}
+    assert {answer.json()["model_version"] for answer in answers} <= {"1", "2"}

@@ -343,7 +343,7 @@ def test_fault_57_a_replacement_that_fails_halfway_leaves_former_rows(
     failed = junk_leads("ingest", write(tmp_path / "new.csv", unlabelled))
     assert failed.code == 1
     (line,) = failed.failures
-    assert line.startswith("new.csv: step raw_leads failed (")
+    assert line.startswith("new.csv: the disk is full, or cannot be written ([Errno 28] No space left on device)")
     assert "No space left on device" in line
     assert tables_of(trained_home, "new") == before
 
@@ -413,7 +413,7 @@ def test_fault_36_leads_of_one_class_train_nothing_and_the_champion_stays(
     assert junk_leads("ingest", write(path, with_cells(table, "app_complete_flag", dict.fromkeys(range(2, 1202), "1"))))
     refused = junk_leads("train", "--json")
     ((leads,),) = query(trained_home, "SELECT count(*) FROM cleaned_leads WHERE drop = 'history'")
-    assert (refused.code, refused.out) == (1, "")
+    assert (refused.code, refused.json) == (1, {"error": refused.failures[0]})
     assert refused.failures == [
         f"lightgbm_model was not stored: has_enough_labelled_leads: {leads:,} labelled leads ({leads:,} genuine, 0 "
         "junk) are too few to train on; expected at least 1,000 with 120 of each class; ingest more labelled drops"
@@ -507,6 +507,8 @@ def test_scoring_tells_what_it_did(scored: Scored) -> None:
         "model_version": "1",
         "predictions": str(out / "odd.csv"),
         "summary": str(out / "odd.summary.txt"),
+        "call_list": str(out / "odd.call_list.xlsx"),
+        "report": str(out / "odd.html"),
         "warnings": [],
     }
     for name in ("odd.csv", "odd.summary.txt"):

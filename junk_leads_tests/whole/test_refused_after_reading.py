@@ -86,7 +86,7 @@ def refused_line(home: Home, outcome: Outcome, why: str) -> Path:
     folder = Ledger(home).newest("july").path.parent
     assert outcome.code == 1
     assert outcome.failures == [f"july.csv: {why} (the file and its reason are in {folder})"]
-    assert outcome.json == {"drops": []}
+    assert outcome.json == {"drops": [], "error": outcome.failures[0]}
     assert folder.parent == home.quarantine
     return folder
 

@@ -124,7 +124,7 @@ def test_a_blocked_drop_is_kept_and_nothing_is_said_of_its_leads(story: Story) -
         "encoded": [(0,)],
         "predicted": [(0,)],
         "former": [(True,)],
-        "files": ["new.csv", "new.summary.txt"],
+        "files": ["new.call_list.csv", "new.csv", "new.summary.txt"],
         "quarantine": [],
     }
 

@@ -174,8 +174,7 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 @pytest.mark.parametrize("drop", ["new", "odd", "index"])
 def test_pages_read_well_by_axe_and_fit_their_screen(
     drop: str, width: int, scheme: Any, browser: Any, hostile: Home

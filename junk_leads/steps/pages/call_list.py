@@ -24,6 +24,7 @@ from junk_leads.steps.scoring.scoring import inert_cell
 MOST_LEADS = 10_000  # of a call list, unless it is told how many
 _MOST_ROWS = 1_048_575  # that a sheet holds below its header
 _LONGEST_CELL = 32_767  # characters that a cell holds
+_LINE = 15  # points
 _COLOURS = {"A": "#C6EFCE", "B": "#E2F0D9", "C": "#FFF2CC", "D": "#F4CCCC"}
 
 COLUMNS = {
@@ -36,7 +37,7 @@ COLUMNS = {
     "channel": (30, "platform, medium and source"),
     "created": (17, "when the lead came in, the platform's clock"),
     "flag": (6, "1 kept for calling, 0 set aside: see the sheet Summary"),
-    "lead_number": (11, "the lead's place among the data rows of its file, from 1"),
+    "lead_number": (13, "the lead's place among the data rows of its file, from 1"),
     "warning": (30, "what warns about the whole drop, if anything does"),
 }
 
@@ -138,13 +139,14 @@ def write_workbook(path: Path, leads: CallList, summary: Mapping[str, str]) -> N
 def _list_sheet(book: Any, leads: CallList) -> None:
     sheet = book.add_worksheet("Call list")
     head = book.add_format({"bold": True, "bg_color": "#1F3864", "font_color": "#FFFFFF", "text_wrap": True})
+    plain = book.add_format({"valign": "top"})
     formats = {
-        "probability": book.add_format({"num_format": '0.0" %"'}),
-        "created": book.add_format({"num_format": "yyyy-mm-dd hh:mm"}),
+        "probability": book.add_format({"num_format": '0.0" %"', "valign": "top"}),
+        "created": book.add_format({"num_format": "yyyy-mm-dd hh:mm", "valign": "top"}),
         "why": book.add_format({"text_wrap": True, "valign": "top"}),
     }
     graded = {
-        grade: book.add_format({"bg_color": colour, "bold": True, "align": "center"})
+        grade: book.add_format({"bg_color": colour, "bold": True, "align": "center", "valign": "top"})
         for grade, colour in _COLOURS.items()
     }
     own = [name for name in leads.header[: len(COLUMNS)] if name in COLUMNS]
@@ -157,19 +159,22 @@ def _list_sheet(book: Any, leads: CallList) -> None:
     sheet.fit_to_pages(1, 0)
     sheet.repeat_rows(0)
     sheet.print_area(0, 0, max(len(leads.rows), 1), len(own) - 1)  # the delivered columns are for the screen
+    sheet.set_row(0, 2 * _LINE)
     for place, name in enumerate(leads.header):
         sheet.write_string(0, place, name[:_LONGEST_CELL], head)
+    why = leads.header.index("why")
     for number, row in enumerate(leads.rows, 1):
+        sheet.set_row(number, _LINE * -(-len(row[why]) // (COLUMNS["why"][0] + 2)))
         for place, value in enumerate(row):
             name = own[place] if place < len(own) else ""
             if isinstance(value, str):
                 if value:
-                    style = graded[value] if name == "grade" else formats.get(name)
+                    style = graded[value] if name == "grade" else formats.get(name, plain)
                     sheet.write_string(number, place, value[:_LONGEST_CELL], style)
             elif name == "created":
                 sheet.write_datetime(number, place, value, formats[name])
             else:
-                sheet.write_number(number, place, value, formats.get(name))
+                sheet.write_number(number, place, value, formats.get(name, plain))
     sheet.autofilter(0, 0, max(len(leads.rows), 1), len(leads.header) - 1)
 
 

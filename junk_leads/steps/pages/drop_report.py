@@ -70,9 +70,6 @@ def verdict(facts: DropFacts) -> str:
 
 def report_page(facts: DropFacts) -> str:
     """The page, which asks the network for nothing and holds every value as text."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "whole": lambda value: f"{value:,.0f}", "city": city_name}
-    template = environment.from_string(read_text("drop_report.html"))
     figures, meaning = facts.figures, facts.meaning
     grades = [
         {
@@ -87,7 +84,8 @@ def report_page(facts: DropFacts) -> str:
         [row for row in facts.channels if (row["expected"] / row["leads"] >= usual) == better]
         for better in (True, False)
     )
-    return template.render(
+    return page_of(
+        "drop_report.html",
         facts=facts,
         figures=figures,
         verdict=verdict(facts),
@@ -121,8 +119,14 @@ def report_markdown(facts: DropFacts) -> str:
 
 def index_page(rows: Sequence[Mapping[str, Any]]) -> str:
     """The index over the reports of all drops, newest first: drop, scored_at, leads, ones, expected, warnings, page."""
+    return page_of("drop_reports.html", rows=rows)
+
+
+def page_of(template: str, **told: Any) -> str:
+    """A page from a template of the reference data; every value that is put into it is text there."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(read_text("drop_reports.html")).render(rows=rows)
+    environment.filters |= {"percent": percent, "whole": lambda value: f"{value:,.0f}", "city": city_name}
+    return environment.from_string(read_text(template)).render(**told)
 
 
 _WIDTH, _BAR, _LEFT = 460, 26, 110
