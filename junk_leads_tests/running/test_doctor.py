@@ -72,9 +72,6 @@ def forget_a_partition(home: Home) -> None:
         (lose_counts, "lead_counts lacks rows of 'history', or has more than were stored"),
         (lose_a_drop, "the ledger has 'new' as accepted, the tables do not hold what was delivered"),
         (lose_the_warehouse, "the ledger has 'history', 'new' as accepted, the tables do not hold what was delivered"),
-        (cut_a_promotion_off, "a promotion was cut off between its writes"),
-        (leave_a_part, "parts of files that were never finished: 'new.part'"),
-        (forget_a_partition, "the graph has no partition for 'new'"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -85,6 +82,21 @@ def test_what_can_safely_be_mended_is(
     mended = junk_leads("doctor", "--repair", "--json")
     assert (mended.code, mended.failures) == (0, [])
     assert [(one["what"], one["mended"]) for one in mended.json["findings"]] == [(what, True)]
+    assert junk_leads("doctor").out == "all is well\n"
+
+
+def test_what_a_killed_process_left_is_mended(trained_home: Home, junk_leads: Callable[..., Outcome]) -> None:
+    for harm in (forget_a_partition, cut_a_promotion_off, leave_a_part):
+        harm(trained_home)
+    mended = junk_leads("doctor", "--repair")
+    assert (mended.code, mended.out.splitlines()) == (
+        0,
+        [
+            "mended: the graph has no partition for 'new'",
+            "mended: a promotion was cut off between its writes",
+            "mended: parts of files that were never finished: 'new.part'",
+        ],
+    )
     assert junk_leads("doctor").out == "all is well\n"
 
 

@@ -226,17 +226,19 @@ def test_the_index_lists_scored_drops_and_what_is_not_scored_is_refused(
     assert "Nothing was scored yet" in Path(empty.out.strip()).read_text()
 
 
-@pytest.mark.parametrize("rows", [0, 1])
 def test_a_drop_of_no_lead_or_one_has_its_report_and_call_list(
-    rows: int, trained_home: Home, write_csv: Callable[..., Path], junk_leads: Callable[..., Outcome]
+    trained_home: Home, write_csv: Callable[..., Path], junk_leads: Callable[..., Outcome]
 ) -> None:
     columns = tuple(name for name in SCHEMA.names if name != SCHEMA.label)
-    done = junk_leads("score", write_csv("few.csv", *[{}] * rows, columns=columns), "--json")
+    files = [write_csv(f"rows{rows}.csv", *[{}] * rows, columns=columns) for rows in (0, 1)]
+    done = junk_leads("score", *files, "--json")
     assert (done.code, done.failures) == (0, [])
-    assert len(read(trained_home.predictions / "few.call_list.csv")) == rows
-    page = (trained_home.reports / "few.html").read_text()
-    assert ("There is nothing to believe" in page) == (rows == 0)
-    assert openpyxl.load_workbook(trained_home.predictions / "few.call_list.xlsx")["Call list"].max_row == rows + 1
+    for rows in (0, 1):
+        assert len(read(trained_home.predictions / f"rows{rows}.call_list.csv")) == rows
+        page = (trained_home.reports / f"rows{rows}.html").read_text()
+        assert ("There is nothing to believe" in page) == (rows == 0)
+        book = openpyxl.load_workbook(trained_home.predictions / f"rows{rows}.call_list.xlsx")
+        assert book["Call list"].max_row == rows + 1
 
 
 # One lead
