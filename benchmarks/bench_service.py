@@ -2,7 +2,8 @@
 
     python benchmarks/bench_service.py [--requests 20000] [--promote VERSION]
 
-It is the service of the home that JUNK_LEADS_HOME names. The service runs in a process of its own, and so does each client. With --promote, that version is promoted halfway.
+It is the service of the home that JUNK_LEADS_HOME names, in a process of its own as each client is. With --promote,
+that version is promoted halfway.
 """
 
 import argparse
