@@ -258,7 +258,10 @@ def test_a_scored_file_is_copied_to_where_it_is_asked_for(handed: Handed, traine
     scored = run_command("score", trained.new, "--out", out, home=handed.home)
     assert (scored.code, scored.failures) == (0, [])
     first, *paths = scored.out.splitlines()
-    assert re.fullmatch(r"new: 399 leads scored by version 1, \d\d\.\d\d% 1s and \d\d\.\d\d% 0s", first)
+    share = r"\d\d\.\d\d%"
+    assert re.fullmatch(
+        rf"new: 399 leads scored by version 1, {share} 1s \(kept for calling\) and {share} 0s \(set aside\)", first
+    )
     names = ("new.call_list.xlsx", "new.html", "new.csv", "new.summary.txt")
     assert [path.split()[-1] for path in paths] == [str(out / name) for name in names]
     assert (out / "new.csv").read_bytes() == (handed.home.predictions / "new.csv").read_bytes()

@@ -86,7 +86,10 @@ def _scored(drop: dict[str, Any]) -> str:
 
 
 def _shares(drop: dict[str, Any]) -> str:
-    return f"{drop['share_of_ones']:.2%} 1s and {1 - drop['share_of_ones'] if drop['rows'] else 0:.2%} 0s"
+    from junk_leads.steps.pages.summary import ONES, ZEROS
+
+    zeros = 1 - drop["share_of_ones"] if drop["rows"] else 0
+    return f"{drop['share_of_ones']:.2%} 1s ({ONES}) and {zeros:.2%} 0s ({ZEROS})"
 
 
 def profile(drop: Annotated[str, typer.Argument(help="An accepted drop.")], as_json: Json = False) -> None:
