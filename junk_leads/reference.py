@@ -58,6 +58,11 @@ class LeadSchema:
         """The column names a file must have (all but the label)."""
         return tuple(column.name for column in self.columns if column.required)
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """What a lead that is scored by itself must have, if only as null; interactions left out count as none."""
+        return tuple(column.name for column in self.columns if column.role not in ("interaction", "label"))
+
     def with_role(self, *roles: str) -> tuple[str, ...]:
         """The names of the columns with any of these roles, in schema order."""
         return tuple(column.name for column in self.columns if column.role in roles)

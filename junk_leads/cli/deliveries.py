@@ -62,14 +62,17 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """One lead: its probability, what spoke for and against it with figures, and how the leads most like it fared."""
+    from junk_leads.steps.pages.summary import ONES, ZEROS
+    from junk_leads.steps.scoring.reasons import SEPARATOR
+
     with opened_platform() as platform:
         told = platform.explain(drop, lead_number)
     predicted = told["prediction"]
     lines = [
         f"lead {lead_number} of {drop}: {predicted['probability']:.1%}, score {predicted['score']}, grade "
-        f"{predicted['grade']}, {'kept for calling' if predicted['predicted_flag'] else 'set aside'} "
+        f"{predicted['grade']}, {ONES if predicted['predicted_flag'] else ZEROS} "
         f"(version {predicted['model_version']})",
-        *(f"  {reason}" for reason in predicted["reasons"].split(" | ")),
+        *(f"  {reason}" for reason in predicted["reasons"].split(SEPARATOR)),
         "",
         "log-odds by column, before calibration",
         f"  {told['base']:+.3f}  where all leads begin",

@@ -21,13 +21,13 @@ from junk_leads.engine import on_shards
 from junk_leads.engine.executors import Executor
 from junk_leads.engine.on_shards import LooksByFrame, ReadShard
 from junk_leads.engine.parts import Part, number_part
-from junk_leads.engine.shards import Shard, as_local_csv
+from junk_leads.engine.shards import Shard
 from junk_leads.engine.tallies import Tally, add_up
 from junk_leads.errors import DropRefused
 from junk_leads.steps.leads.cleaning import repeated_leads
 from junk_leads.steps.leads.counting import add_up_counts
 from junk_leads.steps.leads.encoding import Encoder
-from junk_leads.steps.leads.reading import REJECTION, delivered_rows
+from junk_leads.steps.leads.reading import REJECTION
 from junk_leads.steps.scoring.scoring import ScoringModel, join_scored_files
 from junk_leads.steps.watching.codes import Codes
 
@@ -194,9 +194,7 @@ def write_scored_drop(
 def delivered_of_shards(shards: Sequence[Shard], raw: Sequence[Part]) -> Iterator[pa.RecordBatch]:
     """Every delivered cell of a drop in shards as raw text, as `delivered_rows` gives those of a file, here."""
     for part in raw:
-        with on_shards.named(shards[part.shard]), as_local_csv(shards[part.shard]) as local:
-            for batch in delivered_rows(local):
-                yield batch.set_column(0, "lead_number", pc.add(batch["lead_number"], part.first_lead))
+        yield from on_shards.delivered_of_shard(shards[part.shard], part.first_lead)
 
 
 def _paired(cleaned: Sequence[Part], groups: Sequence[Part]) -> list[tuple[Part, Part]]:

@@ -207,17 +207,21 @@ def write_scored_shard(
     shard, predictions = shard_and_part
     path = Path(folder) / f"part-{predictions.shard:05}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    first = predictions.first_lead
-    with worker_connection() as con, named(shard), as_local_csv(shard) as local:
+    with worker_connection() as con:
         told = read_parts(con, [predictions.path])
         if warning:
             told = told.select(duckdb.StarExpression(), duckdb.ConstantExpression(warning).alias("warning"))
         con.execute("CREATE TEMP TABLE told_rows AS SELECT * FROM told")
-        delivered = (
-            batch.set_column(0, "lead_number", pc.add(batch["lead_number"], first)) for batch in delivered_rows(local)
-        )
+        delivered = delivered_of_shard(shard, predictions.first_lead)
         write_scored_file(con, path, header, delivered, con.table("told_rows"), parquet=parquet)
     return str(path)
+
+
+def delivered_of_shard(shard: Shard, first_lead: int) -> Iterator[pa.RecordBatch]:
+    """Every delivered cell of a shard as raw text, as `delivered_rows` gives those of a file; leads count from this."""
+    with named(shard), as_local_csv(shard) as local:
+        for batch in delivered_rows(local):
+            yield batch.set_column(0, "lead_number", pc.add(batch["lead_number"], first_lead))
 
 
 def _cleaned(con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation, codes: Codes) -> duckdb.DuckDBPyRelation:

@@ -15,8 +15,8 @@ import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,8 @@ def back_up(home: Home, folder: Path) -> Backup:
         _copy_files(home, part)
         _copy_moved(home, part)
         files = {path.relative_to(part).as_posix(): _sha256(path) for path in _files(part)}
-        size = sum((part / name).stat().st_size for name in files)
-        write_json(part / MANIFEST, {"made_at": now(), "home": str(home.root), "size": size, "files": files})
+        size = _size_of(part)
+        write_json(part / MANIFEST, {"made_at": now(), "home": str(home.root), "files": files})
         if folder.exists():
             folder.rmdir()
         os.replace(part, folder)
@@ -91,6 +91,7 @@ def restore(home: Home, folder: Path) -> Backup:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, target)
         shutil.rmtree(home.root, ignore_errors=True)  # empty folders
+        size = _size_of(part)
         os.replace(part, home.root)
     except OSError as error:
         raise JunkLeadsError(
@@ -100,7 +101,7 @@ def restore(home: Home, folder: Path) -> Backup:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     home.prepare()
-    return Backup(folder, len(manifest["files"]), manifest["size"])
+    return Backup(folder, len(manifest["files"]), size)
 
 
 def verified(folder: Path) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def _refuse_holding(folder: Path, do: str) -> None:
 
 
 def _refuse_without_room(home: Home, folder: Path) -> None:
-    needed = sum(_size(path) for path in _files(home.root))
+    needed = _size_of(home.root)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise JunkLeadsError(
@@ -158,8 +159,8 @@ def _copy_databases(home: Home, target: Path) -> None:
 
 
 def _copy_sqlite(home: Home, target: Path) -> None:
-    first = [home.ledger]
-    for path in [*first, *(path for path in _files(home.root) if path not in first and _is_sqlite(path))]:
+    others = [path for path in _files(home.root) if path != home.ledger and _is_sqlite(path)]
+    for path in (home.ledger, *others):
         copy = target / path.relative_to(home.root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -197,14 +198,10 @@ def _copy_moved(home: Home, target: Path) -> None:
 
 def _files(folder: Path) -> Iterator[Path]:
     """The files below a folder that are of use elsewhere; links and what is no file are left out."""
-    for path in _walked(folder):
-        if not path.name.endswith(_BESIDE) and path.is_file() and not path.is_symlink():
-            yield path
-
-
-def _walked(folder: Path) -> Iterable[Path]:
     for root, _, names in os.walk(folder):
-        yield from (Path(root) / name for name in sorted(names))
+        for path in (Path(root) / name for name in sorted(names)):
+            if not path.name.endswith(_BESIDE) and path.is_file() and not path.is_symlink():
+                yield path
 
 
 def _is_sqlite(path: Path) -> bool:
@@ -215,11 +212,13 @@ def _is_sqlite(path: Path) -> bool:
         return False
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+def _size_of(folder: Path) -> int:
+    """The bytes of the files below a folder; what moves on meanwhile does not count."""
+    size = 0
+    for path in _files(folder):
+        with suppress(OSError):
+            size += path.stat().st_size
+    return size
 
 
 def _sha256(path: Path) -> str:

@@ -18,8 +18,12 @@ _OWN = ("127.0.0.1", "localhost")
 
 
 def allowed_hosts(arguments: list[str]) -> list[str]:
-    """The names that are answered to: this machine's own, the one to listen on, and those of the setting."""
-    listening = [after for before, after in pairwise(arguments) if before in ("-h", "--host")]
+    """The names that a server with these arguments answers to."""
+    return answered_names(*(after for before, after in pairwise(arguments) if before in ("-h", "--host")))
+
+
+def answered_names(*listening: str) -> list[str]:
+    """The names that are answered to: this machine's own, those to listen on, and those of the setting."""
     more = (name.strip() for name in os.environ.get(HOSTS_VARIABLE, "").split(","))
     return list(dict.fromkeys(name for name in (*_OWN, *listening, *more) if name))
 

@@ -39,8 +39,7 @@ LOOK_SECONDS = 2.0  # between two looks for a new champion
 MOST_LEADS = 10_000  # of a request
 MOST_BYTES = 20_000_000
 SCHEMA = lead_schema()
-# What a lead must have, if only as null: without them it would be scored as one that came from nowhere.
-REQUIRED = tuple(c.name for c in SCHEMA.columns if c.role not in ("interaction", "label"))
+REQUIRED, KNOWN = SCHEMA.needed, set(SCHEMA.names)
 
 
 @dataclass
@@ -218,7 +217,7 @@ def _scored(scorer: AtOnce, body: bytes, kind: str) -> dict[str, Any]:
         missing = [name for name in REQUIRED if name not in record]
         if missing:
             raise HTTPException(422, f"lead {number} lacks {', '.join(missing)}; give null for what is not known")
-        unknown |= record.keys() - set(SCHEMA.names)
+        unknown |= record.keys() - KNOWN
         try:
             leads.append(reader.read(record))
         except ValueError as error:

@@ -72,6 +72,7 @@ class Platform(OfHome):
             with self._told_if_not_renewed():
                 renew_history(self.home, self.instance)
 
+    @failures_told()
     def launch(
         self,
         job: str,
@@ -82,17 +83,6 @@ class Platform(OfHome):
         selection: Sequence[dg.AssetKey] | None = None,
     ) -> None:
         """Run a job, or a selection of its assets; raises JunkLeadsError with the first failed step's line."""
-        with failures_told():
-            self._launch(job, drop, tags or {}, ops, selection)
-
-    def _launch(
-        self,
-        job: str,
-        drop: str | None,
-        tags: Mapping[str, str],
-        ops: Mapping[str, Any] | None,
-        selection: Sequence[dg.AssetKey] | None,
-    ) -> None:
         config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
         if ops:
             config["ops"] = dict(ops)
@@ -102,7 +92,7 @@ class Platform(OfHome):
             result = self.definitions.resolve_job_def(job).execute_in_process(
                 instance=self.instance,
                 partition_key=drop,
-                tags={**HELD_FROM_START, **tags},
+                tags={**HELD_FROM_START, **(tags or {})},
                 asset_selection=selection,
                 run_config=config,
                 raise_on_error=False,
@@ -189,22 +179,25 @@ class Platform(OfHome):
         else:
             self.launch("inference_pipeline", drop=drop, ops=ops)
         figures = self.rows("SELECT * FROM prediction_summary WHERE drop = ?", parameters=[drop])[0]
-        names = [f"{drop}.csv", f"{drop}.summary.txt", f"{drop}.call_list.xlsx", f"{drop}.call_list.csv"]
-        names += [f"{drop}.parquet"] if parquet else []
-        written = [*(self.home.predictions / name for name in names), self.home.reports / f"{drop}.html"]
+        predictions, reports = self.home.predictions, self.home.reports
+        files = {
+            "predictions": predictions / f"{drop}.csv",
+            "summary": predictions / f"{drop}.summary.txt",
+            "call_list": predictions / f"{drop}.call_list.xlsx",
+            "report": reports / f"{drop}.html",
+            **({"parquet": predictions / f"{drop}.parquet"} if parquet else {}),
+        }
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-            written = [Path(shutil.copyfile(path, out / path.name)) for path in written]
+            for path in (*files.values(), predictions / f"{drop}.call_list.csv"):
+                shutil.copyfile(path, out / path.name)
+            files = {name: out / path.name for name, path in files.items()}
         return {
             "drop": drop,
             "rows": figures["lead_count"],
             "share_of_ones": figures["share_of_ones"],
             "model_version": figures["model_version"],
-            "predictions": str(written[0]),
-            "summary": str(written[1]),
-            "call_list": str(written[2]),
-            "report": str(written[-1]),
-            **({"parquet": str(written[4])} if parquet else {}),
+            **{name: str(path) for name, path in files.items()},
             "warnings": self.warnings(drop),
         }
 

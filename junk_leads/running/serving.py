@@ -15,7 +15,7 @@ from collections.abc import Callable
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.running.doctor import first_look
-from junk_leads.running.guarded_ui import allowed_hosts
+from junk_leads.running.guarded_ui import answered_names
 from junk_leads.running.instance import opened_instance
 from junk_leads.stores.registry import Registry
 
@@ -99,7 +99,7 @@ def serve_scores(home: Home, *, host: str, port: int, tell: Callable[[str], None
                 f"{host}:{port} cannot be listened on ({error.strerror or error}); choose another with --port or --host"
             ) from error
         token = os.environ.get(TOKEN_VARIABLE, "").strip()
-        app = application(home, hosts=allowed_hosts(["-h", host]), token=token)
+        app = application(home, hosts=answered_names(host), token=token)
         asked = "with a bearer token" if token else f"without a token (set {TOKEN_VARIABLE} to ask for one)"
         tell(f"scores http://{host}:{port}/score, {asked}; its page http://{host}:{port}/docs   (Ctrl-C stops it)")
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))

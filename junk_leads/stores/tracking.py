@@ -222,14 +222,15 @@ def _log_model(mlflow: Any, folder: Path) -> str:
 def _schemas() -> tuple[Any, Any]:
     from mlflow.types import ColSpec, DataType, Schema
 
-    # counts are doubles, as missing ones are none of MLflow's whole numbers; an interaction left out counts as none
+    schema = lead_schema()
+    # counts are doubles: missing ones are none of MLflow's whole numbers
     inputs = [
         ColSpec(
             DataType.string if column.type in ("VARCHAR", "TIMESTAMP") else DataType.double,
             column.name,
-            required=column.role != "interaction",
+            required=column.name in schema.needed,
         )
-        for column in lead_schema().columns
+        for column in schema.columns
         if column.role != "label"
     ]
     outputs = [

@@ -19,6 +19,7 @@ from junk_leads.steps.leads.reading import delivered_rows
 from junk_leads.steps.learning.grading import GRADES
 from junk_leads.steps.pages.call_list import MOST_LEADS, call_list, write_csv, write_workbook
 from junk_leads.steps.pages.drop_report import DropFacts, report_markdown, report_page, verdict
+from junk_leads.steps.pages.summary import ONES, ZEROS
 from junk_leads.stores.drops.reporting import drop_facts
 from junk_leads.stores.making import write_whole
 from junk_leads.stores.warehouse import rows_of, stored_of
@@ -94,9 +95,9 @@ def _summary(facts: DropFacts, leads: int, config: CallListConfig) -> dict[str, 
         **({"warnings": "\n".join(facts.warnings)} if facts.warnings else {}),
         "on this list": f"the best {leads:,} of {figures['lead_count']:,} leads"
         + ("" if set(config.grades) == set(GRADES) else f", grades {', '.join(config.grades)} only"),
-        "1s, kept for calling": f"{figures['share_of_ones']:.2%}, {figures['ones']:,} leads, about "
+        f"1s, {ONES}": f"{figures['share_of_ones']:.2%}, {figures['ones']:,} leads, about "
         f"{figures['applications_of_ones']:,.0f} applications",
-        "0s, set aside": f"{figures['share_of_zeros']:.2%}, {figures['zeros']:,} leads, about "
+        f"0s, {ZEROS}": f"{figures['share_of_zeros']:.2%}, {figures['zeros']:,} leads, about "
         f"{figures['applications_of_zeros']:,.0f} applications",
         "the flag": meaning.flag,
         "expected": meaning.base_rate,

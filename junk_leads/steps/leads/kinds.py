@@ -42,6 +42,11 @@ def kinds_of_leads(pieces: Iterable[pa.Table], features: Sequence[str]) -> tuple
     return kinds, np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
 
 
+def matrix_of(table: pa.Table, features: Sequence[str]) -> np.ndarray:
+    """The columns `features` of a table of n rows, (n x f, int32)."""
+    return np.stack([table[feature].to_numpy() for feature in features], axis=1).astype(np.int32)
+
+
 def distinct_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which rows of a matrix (n x c, c may be 0) differ from each other, and which of those each of n rows is."""
     if not values.shape[1]:

@@ -20,7 +20,10 @@ import pyarrow.compute as pc
 from junk_leads.steps.learning.grading import GRADES
 from junk_leads.steps.scoring.reasons import SEPARATOR, STRONGEST, city_name
 from junk_leads.steps.scoring.scoring import inert_cell
+from junk_leads.steps.watching.profiles import CODES
 
+CHANNEL = f"concat_ws(' / ', {', '.join(CODES)})"  # SQL for how a cleaned lead came
+BEST_FIRST = "probability DESC, lead_number"  # SQL for the order to call in
 MOST_LEADS = 10_000  # of a call list, unless it is told how many
 _MOST_ROWS = 1_048_575  # that a sheet holds below its header
 _LONGEST_CELL = 32_767  # characters that a cell holds
@@ -44,11 +47,10 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class CallList:
-    """The leads to call: the header and rows as written, and how many leads the drop has."""
+    """The leads to call: the header and rows as written."""
 
     header: tuple[str, ...]
     rows: Sequence[tuple[Any, ...]]
-    of: int
 
 
 def call_list(
@@ -68,12 +70,11 @@ def call_list(
     `header` as text. Columns are those of COLUMNS (`warning` only when there is one), then the delivered ones.
     """
     wanted = ", ".join(f"'{grade}'" for grade in grades)
-    channel = ", ".join(("first_platform_c", "first_utm_medium_c", "first_utm_source_c"))
     told, cleaned = predictions, leads  # noqa: F841  named in the SQL below
     ranked = con.sql(
         f"""
-        SELECT row_number() OVER (ORDER BY probability DESC, lead_number) AS rank, score, grade, probability, reasons,
-            city_mapped, concat_ws(' / ', {channel}), created_date, predicted_flag, lead_number
+        SELECT row_number() OVER (ORDER BY {BEST_FIRST}) AS rank, score, grade, probability, reasons,
+            city_mapped, {CHANNEL}, created_date, predicted_flag, lead_number
         FROM told JOIN cleaned USING (drop, lead_number) WHERE grade IN ({wanted})
         ORDER BY rank LIMIT {min(top, _MOST_ROWS)}
         """
@@ -86,8 +87,7 @@ def call_list(
         shown = (rank, score, grade, round(100 * probability, 1), why, city_name(city) if city else "", channels)
         own = (*shown, created, flag, number, *([warning] if warning else ()))
         rows.append((*own, *cells[number]))
-    leads_of_drop = predictions.aggregate("count(*)").fetchall()[0][0]
-    return CallList((*names, *header), rows, int(leads_of_drop))
+    return CallList((*names, *header), rows)
 
 
 def _cells_of(numbers: Sequence[int], delivered: Iterable[pa.RecordBatch]) -> dict[int, tuple[str, ...]]:

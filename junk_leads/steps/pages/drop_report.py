@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from junk_leads.reference import read_text
@@ -27,7 +27,7 @@ class DropFacts:
     """What a report tells of a drop, collected; shares and probabilities are 0 to 1.
 
     `figures` are those of the summary, with `known_leads` and `known_labelled_leads`; `best` the leads to call first;
-    `deciles` and `scores` the leads by ten points of score, `called` the applications expected among the best shares
+    `scores` the leads by ten points of score, `called` the applications expected among the best shares
     of CALLED; `channels` dicts with channel, leads, expected (applications) and zeros, best first; `moved` the PSI by
     column, `usual_psi` what is usual; `alike` pairs of city names that look like one, with their leads.
     """
@@ -124,9 +124,12 @@ def index_page(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def page_of(template: str, **told: Any) -> str:
     """A page from a template of the reference data; every value that is put into it is text there."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    loader = FunctionLoader(read_text)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"percent": percent, "whole": lambda value: f"{value:,.0f}", "city": city_name}
-    return environment.from_string(read_text(template)).render(**told)
+    return environment.get_template(template).render(**told)
 
 
 _WIDTH, _BAR, _LEFT = 460, 26, 110

@@ -2,7 +2,7 @@
 
 What lives here: the features of typed leads put together in this process, and what is predicted of a kind kept for the
 next lead of it. What does not: what a text's key is, which is asked of the same SQL as the graph's, and predicting
-(`scoring.py`). A lead gets the same as in the graph, to the bit: `test_at_once.py` holds them against each other.
+(`scoring.py`). A lead gets the same as in the graph, to the bit: `test_http_service.py` holds them against each other.
 """
 
 import threading

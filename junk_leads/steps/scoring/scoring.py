@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +25,7 @@ from junk_leads.steps.boosting import Booster
 from junk_leads.steps.leads.cleaning import normalise
 from junk_leads.steps.leads.encoding import Encoder, encode
 from junk_leads.steps.leads.interactions import group_interactions
+from junk_leads.steps.leads.kinds import matrix_of
 from junk_leads.steps.learning.calibration import Calibration, correct_base_rate
 from junk_leads.steps.learning.grading import grade_of, score_of
 from junk_leads.steps.scoring.reasons import contributions, reasons_of
@@ -60,7 +62,7 @@ class ScoringModel:
         found: Mapping[str, float] = self.settings["grades"]
         return found
 
-    @property
+    @cached_property
     def conversions(self) -> dict[str, float]:
         """How often leads of each sort apply, as people are told (see `reasons.conversions`)."""
         rates: Mapping[str, float] = self.settings["conversions"]
@@ -129,7 +131,7 @@ def _predict_kinds(con: duckdb.DuckDBPyConnection, model: ScoringModel, kinds: i
             "WHERE rowid >= ? AND rowid < ?",
             params=[first, first + KINDS_AT_ONCE],
         ).to_arrow_table()
-        features = np.stack([piece[name].to_numpy() for name in model.encoder.features], axis=1).astype(np.int32)
+        features = matrix_of(piece, model.encoder.features)
         told = predict_kinds(features, model).add_column(0, "kind", piece["kind"])  # noqa: F841  DuckDB finds it by name
         con.execute(f"INSERT INTO predicted_kinds BY NAME SELECT kind, {', '.join(PREDICTED_TYPES)} FROM told")
         # made of the first piece, which may have no kinds: the columns are the model's

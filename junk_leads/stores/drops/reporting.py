@@ -15,6 +15,8 @@ from junk_leads.engine.table_parts import with_parts
 from junk_leads.errors import DropUnknown, JunkLeadsError
 from junk_leads.reference import lead_schema, model_settings, trust_settings
 from junk_leads.steps.leads.encoding import IDENTITY, Encoder, encode
+from junk_leads.steps.leads.kinds import matrix_of
+from junk_leads.steps.pages.call_list import BEST_FIRST, CHANNEL
 from junk_leads.steps.pages.drop_report import CALLED, SHOWN, DropFacts
 from junk_leads.steps.pages.summary import Meaning
 from junk_leads.steps.scoring.reasons import contributions
@@ -25,7 +27,6 @@ from junk_leads.stores.drops.labelled import labelled_drops
 from junk_leads.stores.registry import Registry
 from junk_leads.stores.warehouse import has_table, rows_of, stored_of
 
-_CHANNEL = "concat_ws(' / ', first_platform_c, first_utm_medium_c, first_utm_source_c)"
 LEAST_OF_CHANNEL = 10  # leads, and half a per cent of the drop, without which a channel is not told of
 MOST_ALIKE = 8  # pairs of city names
 MOST_SIMILAR = 10  # labelled leads
@@ -43,12 +44,12 @@ def drop_facts(con: duckdb.DuckDBPyConnection, registry: Registry, drop: str) ->
     told = rows_of(con, "predictions", [drop])  # noqa: F841  named in the SQL below
     leads = rows_of(con, "cleaned_leads", [drop])  # noqa: F841  named in the SQL below
     con.execute(
-        f"CREATE OR REPLACE TEMP TABLE reported_leads AS SELECT t.*, city_mapped AS city, {_CHANNEL} AS channel, "
+        f"CREATE OR REPLACE TEMP TABLE reported_leads AS SELECT t.*, city_mapped AS city, {CHANNEL} AS channel, "
         "created_date, is_city_missing FROM told AS t JOIN leads USING (drop, lead_number)"
     )
     best = con.sql(
-        "SELECT row_number() OVER (ORDER BY probability DESC, lead_number) AS rank, lead_number, probability, score, "
-        f"grade, reasons, city, channel, strftime(created_date, '%Y-%m-%d %H:%M') AS created FROM reported_leads "
+        f"SELECT row_number() OVER (ORDER BY {BEST_FIRST}) AS rank, lead_number, probability, score, "
+        "grade, reasons, city, channel, strftime(created_date, '%Y-%m-%d %H:%M') AS created FROM reported_leads "
         f"ORDER BY rank LIMIT {SHOWN}"
     )
     usual, band = model.settings["share_of_ones"], model_settings()["share_of_ones_band"]
@@ -66,7 +67,7 @@ def drop_facts(con: duckdb.DuckDBPyConnection, registry: Registry, drop: str) ->
         scores=_scores(con),
         called=_called(con, figures["lead_count"]),
         channels=_channels(con, figures["lead_count"]),
-        moved=dict(zip(*_psi(con, drop), strict=True)),
+        moved=trust.get("psi", {}),
         usual_psi=trust_settings()["psi"],
         band=(max(0.0, usual - band), min(1.0, usual + band)),
         model=_about_model(registry, model),
@@ -133,7 +134,8 @@ def _most_alike(con: duckdb.DuckDBPyConnection, model: ScoringModel, drop: str, 
     )
     con.execute(f"CREATE OR REPLACE TEMP TABLE kinds_looked_at AS SELECT DISTINCT {features} FROM looked_at")
     own = rows_of(con, "encoded_features", [drop]).filter(f"lead_number = {number}").select(features)
-    kinds = np.concatenate([_matrix(own, model), _matrix(con.table("kinds_looked_at").order("rowid"), model)])
+    others = con.table("kinds_looked_at").order("rowid")
+    kinds = np.concatenate([matrix_of(found.to_arrow_table(), model.encoder.features) for found in (own, others)])
     told = contributions(model.booster, model.encoder, kinds).values
     distance = np.abs(told[1:] - told[0]).sum(axis=1)
     nearest = pa.table({"kind": np.argsort(distance, kind="stable"), "distance": np.sort(distance)})
@@ -146,11 +148,6 @@ def _most_alike(con: duckdb.DuckDBPyConnection, model: ScoringModel, drop: str, 
             f"LIMIT {MOST_SIMILAR}"
         )
     )
-
-
-def _matrix(features: duckdb.DuckDBPyRelation, model: ScoringModel) -> np.ndarray:
-    table = features.to_arrow_table()
-    return np.stack([table[name].to_numpy() for name in model.encoder.features], axis=1).astype(np.int32)
 
 
 def _about_model(registry: Registry, model: ScoringModel) -> dict[str, str]:
@@ -223,13 +220,6 @@ def _channels(con: duckdb.DuckDBPyConnection, leads: int) -> list[dict[str, Any]
             "ORDER BY expected / leads DESC, leads DESC, channel"
         )
     )
-
-
-def _psi(con: duckdb.DuckDBPyConnection, drop: str) -> tuple[list[str], list[float]]:
-    if not has_table(con, "drop_trust"):
-        return [], []
-    rows = con.execute("SELECT map_keys(psi), map_values(psi) FROM drop_trust WHERE drop = ?", [drop]).fetchall()
-    return (rows[0][0], rows[0][1]) if rows else ([], [])
 
 
 def _only(relation: duckdb.DuckDBPyRelation) -> dict[str, Any]:
