@@ -9,7 +9,7 @@ run: $(INSTALLED)
 	$(BIN)/junk-leads demo
 
 test: $(INSTALLED) check
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
 
 coverage: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
@@ -26,6 +26,7 @@ bench-quality: $(INSTALLED)
 	$(BIN)/python benchmarks/bench_quality.py $(LEADS)
 
 torture: $(INSTALLED)
+	$(if $(TRIAL),,$(BIN)/python -m pytest -m long)
 	$(BIN)/python benchmarks/torture.py $(TRIAL) $(if $(TIMES),--times $(TIMES))
 
 ui: $(INSTALLED)

@@ -1,8 +1,8 @@
 """What a machine gives: how much memory may be used, and whether the disk holds what a drop needs.
 
-What lives here: the setting JUNK_LEADS_MEMORY_LIMIT as DuckDB takes it, the estimate before a drop is read, and how it
-is told when memory or disk fail all the same. What does not: what is done with a drop that does not fit, which is left
-as it is.
+What lives here: the setting JUNK_LEADS_MEMORY_LIMIT as DuckDB takes it, caps on what a file may ask for, the estimate
+before a drop is read, and how it is told when memory or disk fail all the same. What does not: what is done with a drop
+that does not fit, which is left as it is.
 """
 
 import errno
@@ -12,11 +12,13 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
 from junk_leads.errors import CapacityExceeded, JunkLeadsError
+from junk_leads.home import number_setting
 
 MEMORY_VARIABLE = "JUNK_LEADS_MEMORY_LIMIT"
 # The program itself with what it imports (0.5 GB), and what it holds of kinds and of a piece of a file.
@@ -26,13 +28,30 @@ _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MI
 # How many times its own size a file needs on disk, measured with generated leads (docs/performance.md): its copy and
 # its tables, and what DuckDB puts aside when memory is short; scored, the CSV with its reasons as well.
 DISK_TO_READ, DISK_TO_SCORE = 4.0, 11.0
-GZIPPED = 8.0  # a CSV of leads shrinks to an eighth
+COMPRESSED = {".gz": 8.0, ".parquet": 10.0}  # how many times its size a file of leads is as a CSV
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 _OF_STORES = (duckdb.Error, sqlite3.Error)
 _FULL = re.compile(r"no space left|disk is full|disk i/o error|unable to open database file|readonly database", re.I)
 _MALFORMED = re.compile(r"malformed|not a database|corrupt database|checksum", re.I)
 _DAMAGED = (duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException)
 ALWAYS_LEFT = 50 * 10**6  # bytes that nothing takes
+
+
+@dataclass(frozen=True)
+class Cap:
+    """The most of something that a file may ask for: a setting of the environment, which refusals name."""
+
+    variable: str
+    default: int
+    unit: str
+
+    @property
+    def value(self) -> int:
+        """The cap that holds now; raises JunkLeadsError when the setting is no number."""
+        return int(number_setting(self.variable, self.default, below=1e15))
+
+    def __str__(self) -> str:
+        return f"at most {self.value:,} {self.unit} ({self.variable} sets another cap)"
 
 
 def memory_limit() -> int | None:
@@ -107,7 +126,7 @@ def _told_failure(error: BaseException) -> JunkLeadsError | None:
 
 def refuse_without_room(home: Path, file: Path, *, scored: bool) -> None:
     """Raise CapacityExceeded, before anything is written, unless the home's disk has room for what a file will need."""
-    size = file.stat().st_size * (GZIPPED if file.name.lower().endswith(".gz") else 1.0)
+    size = file.stat().st_size * COMPRESSED.get(file.suffix.lower(), 1.0)
     needed = size * (DISK_TO_SCORE if scored else DISK_TO_READ)
     free = shutil.disk_usage(home).free - ALWAYS_LEFT
     if needed > free:

@@ -30,8 +30,9 @@ class DropRefused(JunkLeadsError):
 
     def __init__(self, what: str, *, where: str = "file", expected: str = "", do: str = "") -> None:
         self.what, self.where, self.expected, self.do = what, where, expected, do
+        at = f" ({where})" if where.startswith("line ") and where not in what else ""
         expected = f"; expected {expected}" if expected else ""
-        super().__init__(" ".join(f"{what}{expected}; {do}".rstrip("; ").split()))
+        super().__init__(" ".join(f"{what}{at}{expected}; {do}".rstrip("; ").split()))
 
     def as_dict(self) -> dict[str, str]:
         """The refusal as `reason.json` holds it."""

@@ -17,14 +17,14 @@ TABLES_VARIABLE = "JUNK_LEADS_TABLES"
 SCHEDULER_VARIABLE = "JUNK_LEADS_SCHEDULER"
 
 
-def number_setting(name: str, default: float) -> float:
-    """A setting of the environment that is a number, 0 or more; raises JunkLeadsError when it is none."""
+def number_setting(name: str, default: float, *, below: float = 1e9) -> float:
+    """A setting of the environment that is a number from 0 to `below`; raises JunkLeadsError when it is none."""
     text = os.environ.get(name, "").strip()
     try:
         value = float(text) if text else default
     except ValueError:
         value = -1.0
-    if not 0 <= value < 1e9:
+    if not 0 <= value < below:
         raise JunkLeadsError(f"{name} is {text!r}, which is no number; write one like {default:g}")
     return value
 

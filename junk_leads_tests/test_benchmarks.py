@@ -189,6 +189,7 @@ def test_a_trial_that_there_is_not_is_told_with_those_there_are() -> None:
     assert "there is no trial 'patience'; trials are evaluations, trainings, first_starts, " in done.stderr
 
 
+@pytest.mark.long
 def test_fault_46_four_processes_that_ingest_at_once_on_a_fresh_home_all_succeed() -> None:
     done = tortured("first_starts", "--times", "1")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
@@ -211,6 +212,7 @@ def test_the_cost_of_a_command_is_that_of_all_that_it_starts() -> None:
     assert 150 < memory < 400
 
 
+@pytest.mark.long
 def test_growth_is_told_of_each_command_and_size() -> None:
     command = [sys.executable, CHECKOUT / "benchmarks" / "bench.py", "--growth", "--rounds", "1", "--rows", "2500"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -224,6 +226,7 @@ def test_growth_is_told_of_each_command_and_size() -> None:
     ]
 
 
+@pytest.mark.long
 def test_a_home_of_many_drops_costs_what_it_is_told_to() -> None:
     command = [
         sys.executable,

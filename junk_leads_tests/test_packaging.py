@@ -92,6 +92,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_other_package(wheel: P
     }
 
 
+@pytest.mark.long
 def test_the_installed_wheel_runs_the_demo_where_there_is_no_checkout(wheel: Path, tmp_path: Path) -> None:
     env, elsewhere = tmp_path / "env", tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from junk_leads.engine.parts import Part, path_of_part, read_parts, worker_connection, write_part
-from junk_leads.engine.shards import Shard, as_local_csv
+from junk_leads.engine.shards import Shard, as_local_file
 from junk_leads.engine.tallies import Looks, Tally
 from junk_leads.errors import DropRefused
 from junk_leads.reference import lead_schema
@@ -77,7 +77,7 @@ def read_shard(numbered: Numbered, *, drop: str, folder: str, looks: LooksByFram
     """Read a shard and write its leads as a part; raises DropRefused naming the shard."""
     number, shard = numbered
     schema = lead_schema()
-    with worker_connection() as con, named(shard), as_local_csv(shard) as path:
+    with worker_connection() as con, named(shard), as_local_file(shard) as path:
         reading = read_leads(con, path, schema)
         leads = reading.leads.select(duckdb.ConstantExpression(drop).alias("drop"), duckdb.StarExpression())
         place = path_of_part(folder, number)
@@ -100,7 +100,7 @@ def read_shard(numbered: Numbered, *, drop: str, folder: str, looks: LooksByFram
 def count_data_lines(numbered: Numbered) -> int:
     """The physical lines of a shard below its header."""
     _, shard = numbered
-    with as_local_csv(shard) as path, opened(path) as delivered:
+    with as_local_file(shard) as path, opened(path) as delivered:
         lines, last = 0, b"\n"
         for block in delivered.blocks:
             lines, last = lines + count_lines(block), block or last
@@ -219,7 +219,7 @@ def write_scored_shard(
 
 def delivered_of_shard(shard: Shard, first_lead: int) -> Iterator[pa.RecordBatch]:
     """Every delivered cell of a shard as raw text, as `delivered_rows` gives those of a file; leads count from this."""
-    with named(shard), as_local_csv(shard) as local:
+    with named(shard), as_local_file(shard) as local:
         for batch in delivered_rows(local):
             yield batch.set_column(0, "lead_number", pc.add(batch["lead_number"], first_lead))
 

@@ -1,4 +1,4 @@
-"""The shards of a drop: which files they are, and each as a local CSV for the steps to read.
+"""The shards of a drop: which files they are, and each as a local file for the steps to read.
 
 What lives here: a folder or pattern made into a list of shards by fsspec (local paths, s3:// and whatever else it
 knows), their manifest, which is what the ledger keeps of such a drop, and fetching one. What does not: reading a CSV
@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from junk_leads.errors import DropRefused, JunkLeadsError, StorageUnavailable
-from junk_leads.steps.leads.arrow import delivered_as_csv
+from junk_leads.steps.leads.splitting import SUFFIXES
 
-SUFFIXES = (".csv", ".csv.gz", ".parquet")
 MANIFEST = ".shards"  # how a manifest's name ends
 WILDCARDS = "*?["
 CHUNK_BYTES = 1 << 22
@@ -129,24 +128,20 @@ def read_manifest(path: Path) -> list[Shard]:
 
 
 @contextmanager
-def as_local_csv(shard: Shard) -> Iterator[Path]:
-    """The shard as a CSV on this machine: its own file where that is local, else a copy for as long as it is needed.
+def as_local_file(shard: Shard) -> Iterator[Path]:
+    """The shard as a file on this machine: its own where that is local, else a copy for as long as it is needed.
 
-    A Parquet file is written out as the CSV that it stands for, so that both are read by the same rules. Raises
-    DropRefused when the shard is not what the manifest says any more, StorageUnavailable when it cannot be read.
+    Raises DropRefused when the shard is not what the manifest says any more, StorageUnavailable when it cannot be read.
     """
     if content_of_shard(shard.url) != (shard.size, shard.content):
         raise DropRefused("it changed after it was delivered", do="deliver the shards again when they are complete")
     with tempfile.TemporaryDirectory(prefix="junk-leads-") as folder:
         with _storage_told(shard.url):
             system, path = _system(shard.url)
-            is_parquet = shard.name.lower().endswith(".parquet")
             local = Path(path)
             if "file" not in _protocols(system):
-                local = Path(folder) / ("shard.parquet" if is_parquet else shard.name)
+                local = Path(folder) / shard.name
                 system.get_file(path, str(local))
-            if is_parquet:
-                local = delivered_as_csv(local, Path(folder) / "shard.csv")
         yield local
 
 

@@ -12,9 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from junk_leads.errors import DropRefused
-from junk_leads.stores.ledger import SUFFIXES, Delivery, content_of, drop_key
+from junk_leads.steps.leads.splitting import SUFFIXES
+from junk_leads.stores.ledger import Delivery, content_of, drop_key
 
 MOST_ATTEMPTS = 3
+PARQUET_END = b"PAR1"
 UNENDED = 3.0  # how many times as long a file must be at rest that does not end as a whole one does
 _UNFINISHED_NAMES = (".part", ".tmp", ".crdownload", ".filepart", "~")
 
@@ -71,10 +73,10 @@ def decide(
     decisions = []
     for file in sorted(files, key=lambda f: (f.modified, f.name)):
         if not file.is_regular:
-            decisions.append(Decision(file.name, "skip", "not a regular file; deliver the CSV itself"))
+            decisions.append(Decision(file.name, "skip", "not a regular file; deliver the file itself"))
             continue
         if not file.name.lower().endswith(SUFFIXES):
-            decisions.append(Decision(file.name, "skip", f"not named {' or '.join(SUFFIXES)}"))
+            decisions.append(Decision(file.name, "skip", f"not named {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"))
             continue
         if file.name.encode("utf-8", "replace").decode() != file.name:
             decisions.append(Decision(file.name, "skip", "its name is not UTF-8 text; rename it"))
@@ -190,9 +192,10 @@ def _content_of(path: Path, size: float, modified: float) -> str:
 
 
 def _ends_a_line(path: Path) -> bool:
-    """Whether the last byte ends a line; of what is compressed nobody can tell."""
+    """Whether the last bytes end a line, or a Parquet file; of what is zipped nobody can tell."""
     if path.name.lower().endswith(".gz"):
         return False
     with path.open("rb") as file:
-        file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
-        return file.read(1) in (b"\n", b"\r")
+        file.seek(max(file.seek(0, os.SEEK_END) - len(PARQUET_END), 0))
+        last = file.read()
+    return last == PARQUET_END if path.suffix.lower() == ".parquet" else last.endswith((b"\n", b"\r"))

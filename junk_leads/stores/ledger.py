@@ -26,9 +26,9 @@ from junk_leads.engine.executors import Executor
 from junk_leads.engine.shards import MANIFEST, content_of_shard, find_shards, name_of, shards_of, write_manifest
 from junk_leads.errors import DropRefused, DropUnknown, JunkLeadsError
 from junk_leads.home import Home
+from junk_leads.steps.leads.splitting import SUFFIXES
 from junk_leads.stores.making import write_whole
 
-SUFFIXES = (".csv", ".csv.gz")
 LONGEST_KEY = 80
 _FOLDERS = ("incoming", "archive", "quarantine")  # of a home, where a delivered file may be
 
@@ -69,7 +69,7 @@ def drop_key(file_name: str) -> str:
     A name that has to be changed for that gets a hash of itself, and so does one that looks as if it had
     been: two names never meet.
     """
-    stem = re.sub(r"(\.csv(\.gz)?|\.shards)\Z", "", file_name, flags=re.IGNORECASE)
+    stem = re.sub(r"(\.csv(\.gz)?|\.parquet|\.shards)\Z", "", file_name, flags=re.IGNORECASE)
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.")[:LONGEST_KEY]
     if safe and safe == stem and not re.search(r"--[0-9a-f]{12}\Z", stem):
         return safe
@@ -79,16 +79,15 @@ def drop_key(file_name: str) -> str:
 
 def _suffix(file_name: str) -> str:
     """How a file of ours is named that holds the content of a delivered one."""
-    if file_name.endswith(MANIFEST):
-        return MANIFEST
-    return ".csv.gz" if file_name.lower().endswith(".gz") else ".csv"
+    known = (MANIFEST, *SUFFIXES)
+    return next((suffix for suffix in known if file_name.lower().endswith(suffix)), SUFFIXES[0])
 
 
 def content_of(path: Path) -> str:
     """The SHA-256 of a regular file; raises DropRefused for anything else, without opening it."""
     if path.is_symlink() or not path.is_file():
         raise DropRefused(
-            f"{path.name!r} is not a regular file", where="file", do="deliver the CSV itself, not a link or folder"
+            f"{path.name!r} is not a regular file", where="file", do="deliver the file itself, not a link or folder"
         )
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -138,7 +137,7 @@ class Ledger:
                 "SELECT * FROM deliveries WHERE drop_key = ? ORDER BY number DESC LIMIT 1", [drop]
             ).fetchone()
         if row is None:
-            raise DropUnknown(f"drop {drop!r} was never delivered; put its CSV into {self.home.incoming}")
+            raise DropUnknown(f"drop {drop!r} was never delivered; put its file into {self.home.incoming}")
         return self._delivery(row)
 
     def refuse_refused(self, drop: str) -> None:

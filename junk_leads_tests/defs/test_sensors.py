@@ -74,7 +74,9 @@ def test_a_file_that_waits_for_too_long_is_told_of_once_with_the_reason(home: Ho
         for _ in range(2):
             incoming_evaluated(home, instance, -1)
     (line,) = home.alerts.read_text().splitlines()
-    assert line.endswith("stale folder: july.xlsx has been waiting in incoming/ for 0.0 h: not named .csv or .csv.gz")
+    assert line.endswith(
+        "stale folder: july.xlsx has been waiting in incoming/ for 0.0 h: not named .csv, .csv.gz or .parquet"
+    )
 
 
 def test_stale_is_what_came_long_ago_and_is_still_there(tmp_path: Path) -> None:
@@ -94,13 +96,16 @@ DECISIONS: dict[str, tuple[list[IncomingFile], list[Delivery], dict[str, str], l
         [file(is_regular=False)],
         [],
         {},
-        [("july.csv", "skip", "not a regular file; deliver the CSV itself")],
+        [("july.csv", "skip", "not a regular file; deliver the file itself")],
     ),
     "a file of another kind is left where it is": (
         [file("july.xlsx"), file("july.csv.zip")],
         [],
         {},
-        [("july.csv.zip", "skip", "not named .csv or .csv.gz"), ("july.xlsx", "skip", "not named .csv or .csv.gz")],
+        [
+            ("july.csv.zip", "skip", "not named .csv, .csv.gz or .parquet"),
+            ("july.xlsx", "skip", "not named .csv, .csv.gz or .parquet"),
+        ],
     ),
     "a file that cannot be read is left where it is": (
         [file(content="", problem="Permission denied")],

@@ -167,8 +167,9 @@ def test_a_refused_shard_on_a_worker_refuses_the_drop_and_is_named(scheduler: st
     [("tcp://127.0.0.1:{port}", "no Dask scheduler answers at 'tcp://127.0.0.1:"), ("nowhere", "no Dask scheduler")],
 )
 def test_a_wrong_address_is_one_plain_line_within_seconds_and_changes_nothing(
-    tmp_path: Path, home: Home, address: str, told: str
+    tmp_path: Path, home: Home, address: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("junk_leads.engine.cluster.PATIENCE_SECONDS", 2.0)
     header, rows = dirty_lines(tmp_path, 60)
     folder = write_shards(tmp_path / "d", header, rows)
     started = time.monotonic()
@@ -236,6 +237,7 @@ def test_without_a_scheduler_the_work_is_done_here() -> None:
         assert isinstance(executor, InProcess)
 
 
+@pytest.mark.long
 def test_the_embedded_path_imports_no_dask(tmp_path: Path) -> None:
     header, rows = dirty_lines(tmp_path, 60)
     folder = write_shards(tmp_path / "d", header, [row for row in rows if row.startswith("20")])

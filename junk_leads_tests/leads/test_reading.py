@@ -19,10 +19,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pyarrow.parquet import write_table
 
-from junk_leads.errors import DropRefused
+from junk_leads.errors import DropRefused, JunkLeadsError
 from junk_leads.reference import lead_schema
-from junk_leads.steps.leads import reading, splitting
+from junk_leads.steps.leads import arrow, reading, splitting
+from junk_leads.steps.leads.arrow import ARROW_TYPES
 from junk_leads.steps.leads.reading import check_file, delivered_rows, read_header, read_leads
 
 SCHEMA = lead_schema()
@@ -31,10 +33,7 @@ GOOD = {"created_date": "2021-07-01 00:08:15", "city_mapped": "delhi", "app_comp
 SECRET = "Asha-9812345678"  # stands for a lead's data, which no message may hold
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 DO = "export the leads again as comma-separated UTF-8 text and deliver that"
-NO_HEADER = (
-    "; expected line 1 to name the columns, separated by commas: created_date, city_mapped, first_platform_c "
-    f"and so on; {DO}"
-)
+NO_HEADER = f"; expected line 1 to name the columns, separated by commas: {', '.join(SCHEMA.required)}; {DO}"
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -189,7 +188,7 @@ def test_the_table_behind_a_reading_can_be_dropped_and_nothing_else_is_left(
 NO_DATE = "is not a date written as %Y-%m-%d %H:%M:%S"
 OUT_OF_RANGE = "is not a date from 2010-01-01 to before 2100-01-01"
 BAD_QUOTE = "has a quote that is not closed, or closed inside a field"
-TOO_LONG = "has a field longer than 131,072 characters"
+TOO_LONG = "has a field of over 131,072 characters (JUNK_LEADS_LONGEST_FIELD)"
 REJECTED = {
     "text in a count": ({"syllabus": SECRET}, "syllabus", "is not a number"),
     "part of a count": ({"syllabus": "1.5"}, "syllabus", "is not a whole number"),
@@ -316,6 +315,37 @@ def test_an_unclosed_quote_never_takes_the_rows_below_it(
     assert len(result.leads) == 48
 
 
+def test_a_field_that_is_too_long_costs_its_record_alone_whole_lines_and_all(deliver: Callable[..., Path]) -> None:
+    long = '"' + "a, b\n" * 40_000 + '"'  # 200,000 characters on 40,000 lines
+    result = Result(deliver(text(line(), line(city_mapped=long), line(city_mapped='"two\nlines"'))))
+    assert [row[:4] for row in result.rejected] == [(2, 3, None, TOO_LONG)]
+    assert (list(result.leads), result.reading.rows_read) == ([1, 3], 3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("JUNK_LEADS_LONGEST_FIELD", "8", "has a field of over 8 characters (JUNK_LEADS_LONGEST_FIELD)"),
+        ("JUNK_LEADS_LONGEST_LINE", "50", "expected at most 50 bytes (JUNK_LEADS_LONGEST_LINE sets another cap)"),
+        ("JUNK_LEADS_MOST_COLUMNS", "44", "expected at most 44 columns (JUNK_LEADS_MOST_COLUMNS sets another cap)"),
+        ("JUNK_LEADS_MOST_COLUMNS", "many", "JUNK_LEADS_MOST_COLUMNS is 'many', which is no number"),
+    ],
+)
+def test_a_cap_is_a_setting_that_its_refusal_names(
+    deliver: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, setting: str, value: str, told: str
+) -> None:
+    monkeypatch.setattr(splitting, "BLOCK_BYTES", 64)
+    path = deliver(text(line(), line(city_mapped="neither")))
+    assert Result(path).rejected == []
+    monkeypatch.setenv(setting, value)
+    try:
+        reasons = [row[3] for row in Result(path).rejected]
+    except JunkLeadsError as refused:
+        reasons = [str(refused)]
+    assert reasons
+    assert all(told in reason for reason in reasons)
+
+
 # Files that are refused
 
 
@@ -347,7 +377,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "zip": (b"PK\x03\x04" + bytes(30), f"the file is a zip archive{KIND}"),
     "gzip": (gzip.compress(BODY.encode()), f"the file is gzip data{KIND}"),
     "PDF": (b"%PDF-1.7\n", f"the file is a PDF document{KIND}"),
-    "Parquet": (b"PAR1\x15\x04", f"the file is a Parquet file{KIND}"),
+    "Parquet": (b"PAR1\x15\x04", f"the file is a Parquet file that is not named .parquet{KIND}"),
     "HTML": (b"\n <!DOCTYPE html><table>", f"the file is an HTML or XML page{KIND}"),
     "zeros": (bytes(5000), f"the file is binary data{KIND}"),
     "other bytes": (b"\n" + bytes(range(1, 256)) * 8, f"the file is binary data{KIND}"),
@@ -361,51 +391,53 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "a preamble": (
         f"Leads of {SECRET}\n\n{BODY}".encode(),
-        f"the header is on line 3 and its columns are separated by commas{NO_HEADER}",
+        f"the header is on line 3 and its columns are separated by commas (line 1){NO_HEADER}",
     ),
     "no header": (
         line(city_mapped=SECRET).encode(),
-        f"the first line is not the header of a lead file{NO_HEADER}",
+        f"the first line is not the header of a lead file (line 1){NO_HEADER}",
     ),
-    "a blank line": (b"\n", f"the first line is not the header of a lead file{NO_HEADER}"),
-    "a lone mark": (b"\xef\xbb\xbf", f"the first line is not the header of a lead file{NO_HEADER}"),
-    "JSON": (b'[{"created_date": 1}]', f"the first line is not the header of a lead file{NO_HEADER}"),
+    "a blank line": (b"\n", f"the first line is not the header of a lead file (line 1){NO_HEADER}"),
+    "a lone mark": (b"\xef\xbb\xbf", f"the first line is not the header of a lead file (line 1){NO_HEADER}"),
+    "JSON": (b'[{"created_date": 1}]', f"the first line is not the header of a lead file (line 1){NO_HEADER}"),
     "a missing column": (
         BODY.replace("city_mapped,", "city,").replace("syllabus,", "s,").encode(),
-        "the header lacks city_mapped, download_syllabus, syllabus; expected every column under exactly its own "
-        "name, in lower case; add or rename the columns and deliver the file again",
+        "the header lacks city_mapped, download_syllabus, syllabus (line 1); expected every column under exactly its "
+        "own name, in lower case; add or rename the columns and deliver the file again",
     ),
     "another case": (
         BODY.replace("city_mapped", "City_Mapped").encode(),
-        "the header lacks city_mapped (delivered as City_Mapped); expected every column under exactly its own "
-        "name, in lower case; add or rename the columns and deliver the file again",
+        "the header lacks city_mapped (delivered as City_Mapped) (line 1); expected every column under exactly its "
+        "own name, in lower case; add or rename the columns and deliver the file again",
     ),
     "the label in another case": (
         BODY.replace("app_complete_flag", "APP_COMPLETE_FLAG").encode(),
-        "the header lacks app_complete_flag (delivered as APP_COMPLETE_FLAG); expected every column under exactly "
-        "its own name, in lower case; add or rename the columns and deliver the file again",
+        "the header lacks app_complete_flag (delivered as APP_COMPLETE_FLAG) (line 1); expected every column under "
+        "exactly its own name, in lower case; add or rename the columns and deliver the file again",
     ),
     "a column twice": (
         text(header=HEADER + ",careers").encode(),
-        "columns 13 and 46 have the same name, upper and lower case being one; expected each column once; "
+        "columns 13 and 46 have the same name, upper and lower case being one (line 1); expected each column once; "
         "remove or rename the column that should not be there",
     ),
     "a column twice but for case": (
         text(header="Careers ," + HEADER).encode(),
-        "columns 1 and 14 have the same name, upper and lower case being one; expected each column once; "
+        "columns 1 and 14 have the same name, upper and lower case being one (line 1); expected each column once; "
         "remove or rename the column that should not be there",
     ),
     "an open quote in the header": (
         text(line(), header='"' + HEADER).encode(),
-        f"the quotes in the header do not pair up; {DO}",
+        f"the quotes in the header do not pair up (line 1); {DO}",
     ),
     "too many columns": (
         text(header=HEADER + ",x" * 1000).encode(),
-        f"the header has 1,045 columns; expected at most 1,000; {DO}",
+        f"the header has 1,045 columns (line 1); expected at most 1,000 columns "
+        f"(JUNK_LEADS_MOST_COLUMNS sets another cap); {DO}",
     ),
     "an endless line": (
         (HEADER + "\n").encode() + b"x" * 10_000_000,
-        f"a line is longer than 8,388,608 bytes; {DO}",
+        "a line is longer than 8,388,608 bytes; expected at most 8,388,608 bytes "
+        f"(JUNK_LEADS_LONGEST_LINE sets another cap); {DO}",
     ),
 }
 
@@ -493,12 +525,15 @@ def test_a_file_with_too_many_rows_that_do_not_split_is_refused(
     deliver: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = deliver(text(line(), *["TOTAL"] * 3, line(syllabus="x")))
-    monkeypatch.setattr(splitting, "MOST_DAMAGED", 3)
+    monkeypatch.setenv("JUNK_LEADS_MOST_DAMAGED", "3")
     assert Result(path).reading.rows_rejected == 4
-    monkeypatch.setattr(splitting, "MOST_DAMAGED", 2)
+    monkeypatch.setenv("JUNK_LEADS_MOST_DAMAGED", "2")
     with pytest.raises(DropRefused) as refused:
         Result(path)
-    assert str(refused.value) == f"over 2 rows do not split into the columns of the header; {DO}"
+    assert str(refused.value) == (
+        "over 2 rows do not split into the columns of the header; expected at most 2 rows "
+        f"(JUNK_LEADS_MOST_DAMAGED sets another cap); {DO}"
+    )
 
 
 # gzip
@@ -523,15 +558,78 @@ def test_a_damaged_gzip_file_is_refused(deliver: Callable[..., Path], damage: st
 
 
 def test_a_gzip_bomb_is_refused_at_its_cap(deliver: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "GZIP_FREE", 1 << 20)
+    monkeypatch.setattr(splitting, "INFLATED_FREE", 1 << 20)
     bomb = deliver(gzip.compress(text().encode() + (line() + "\n").encode() * 100_000), "bomb.csv.gz")
     largest = (1 << 20) + 100 * bomb.stat().st_size
     with pytest.raises(DropRefused) as refused:
         read_leads(connect(), bomb, SCHEMA)
     assert str(refused.value) == (
-        f"the gzip data inflates beyond its cap; expected at most {largest:,} bytes for its size; "
-        "deliver the CSV uncompressed, or in parts"
+        f"the .gz file inflates to over {largest:,} bytes; expected at most 17,179,869,184 bytes "
+        "(JUNK_LEADS_INFLATED_LARGEST sets another cap), and at most 100 times its size "
+        "(JUNK_LEADS_INFLATED_RATIO sets another cap); deliver the CSV uncompressed, or in parts"
     )
+
+
+# Parquet
+
+
+GOOD_LEAD = {**GOOD, "created_date": datetime.fromisoformat(GOOD["created_date"]), "app_complete_flag": 1}
+
+
+def parquet(deliver: Callable[..., Path], table: Any, name: str = "drop.parquet", **how: Any) -> Path:
+    out = io.BytesIO()
+    write_table(table, out, **how)
+    return deliver(out.getvalue(), name)
+
+
+def typed(*rows: dict[str, Any]) -> pa.Table:
+    """Leads as a program would write them: moments, counts and nulls."""
+    kinds = {column.name: ARROW_TYPES[column.type] for column in SCHEMA.columns}
+    return pa.Table.from_pylist([{**GOOD_LEAD, **row} for row in rows], schema=pa.schema(kinds))
+
+
+def test_a_parquet_file_is_read_as_the_csv_that_it_stands_for(deliver: Callable[..., Path]) -> None:
+    odd = 'New\r\n"Delhi", ='
+    rows: list[dict[str, Any]] = [{}, {"city_mapped": odd, "syllabus": 3}, {"city_mapped": ""}, {"syllabus": -1}] * 700
+    table = typed(*rows)
+    assert table.num_rows > 2 * arrow.PARQUET_ROWS
+    quoted = '"' + odd.replace('"', '""') + '"'
+    lines = (line(), line(city_mapped=quoted, syllabus="3"), line(city_mapped=""), line(syllabus="-1"))
+    expected = Result(deliver(text(*(lines * 700))))
+    result = Result(parquet(deliver, table))
+    assert result.leads == expected.leads
+    assert [row[0] for row in result.rejected] == [row[0] for row in expected.rejected]
+    assert {row[2:4] for row in result.rejected} == {("syllabus", "is negative")}
+    assert read_header(parquet(deliver, table)) == SCHEMA.names
+    coded = table.set_column(1, "city_mapped", table["city_mapped"].dictionary_encode())
+    assert Result(parquet(deliver, coded)).everything == result.everything
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no Parquet", "nested", "empty"])
+def test_what_is_no_parquet_of_leads_is_refused(deliver: Callable[..., Path], damage: str) -> None:
+    path = parquet(deliver, typed({}, {"city_mapped": SECRET}))
+    whole = path.read_bytes()
+    content = {
+        "cut": whole[:-20],
+        "flipped": whole[:10] + bytes(byte ^ 255 for byte in whole[10:-8]) + whole[-8:],
+        "no Parquet": BODY.encode(),
+        "nested": parquet(deliver, typed({}).append_column("nested", [[[1, 2]]]), "n.parquet").read_bytes(),
+        "empty": b"",
+    }[damage]
+    with pytest.raises(DropRefused) as refused:
+        read_leads(connect(), deliver(content, "drop.parquet"), SCHEMA)
+    assert str(refused.value) == (
+        "the file is not Parquet with a column for each field of a lead; export the leads again"
+    )
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_parquet_bomb_is_refused_before_it_is_written_out(deliver: Callable[..., Path], stored: bool) -> None:
+    text_once = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), ["x" * 1_000_000])  # 20 GB of text
+    bomb = parquet(deliver, typed(*[{}] * 20_000).set_column(1, "city_mapped", text_once), store_schema=stored)
+    assert bomb.stat().st_size < 2_000_000
+    with pytest.raises(DropRefused, match=r"the \.parquet file inflates to over [\d,]+ bytes; expected at most 17"):
+        read_leads(connect(), bomb, SCHEMA)
 
 
 # Delivered cells

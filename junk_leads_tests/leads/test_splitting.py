@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from junk_leads.errors import DropRefused
-from junk_leads.steps.leads import splitting
 from junk_leads.steps.leads.splitting import BAD_QUOTE, count_lines, lines_of, split
 
 FIELDS = st.text(st.sampled_from('ab",\r\n '), max_size=5)
@@ -59,7 +58,7 @@ def test_a_record_that_is_open_at_the_end_is_left_for_the_next_block() -> None:
 
 
 def test_a_record_that_stays_open_for_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "LONGEST_RECORD", 10)
+    monkeypatch.setenv("JUNK_LEADS_LONGEST_RECORD", "10")
     assert records('2,"b\n' + "c,d\n" * 5, 2, final=False)[:2] == [(0, [], BAD_QUOTE), (1, ["c", "d"], None)]
 
 

@@ -55,7 +55,7 @@ def until(what: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture(params=["short", "long"])
+@pytest.fixture(params=["short", pytest.param("long", marks=pytest.mark.long)])
 def warm(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Warm]:
     """In a folder with a name as long as systems take for a socket, and in one with a longer one."""
     folder = tmp_path / ("d" * 90 if request.param == "long" else "d")

@@ -133,7 +133,7 @@ def test_what_is_not_a_regular_file_is_refused_without_opening_it(
 ) -> None:
     make(tmp_path / "july.csv")
     with pytest.raises(
-        DropRefused, match=r"^'july.csv' is not a regular file; deliver the CSV itself, not a link or folder$"
+        DropRefused, match=r"^'july.csv' is not a regular file; deliver the file itself, not a link or folder$"
     ):
         hand_over(home, ledger, tmp_path / "july.csv")
     assert ledger.deliveries() == []
@@ -183,7 +183,7 @@ def test_the_newest_delivery_of_a_drop_is_the_one_that_counts(ledger: Ledger, in
 def test_a_drop_that_was_never_delivered_says_where_to_put_it(home: Home, ledger: Ledger) -> None:
     with pytest.raises(DropUnknown) as unknown:
         ledger.newest("july")
-    assert str(unknown.value) == f"drop 'july' was never delivered; put its CSV into {home.incoming}"
+    assert str(unknown.value) == f"drop 'july' was never delivered; put its file into {home.incoming}"
 
 
 def test_deliveries_made_at_once_are_all_noted(home: Home, incoming: Callable[..., Path]) -> None:
@@ -252,7 +252,7 @@ def test_a_refused_file_moves_to_quarantine_with_its_reason(
     }
     refused = ledger.newest("july")
     assert (refused.status, refused.path) == ("refused", folder / "july.csv")
-    assert refused.reason == "the header lacks city_mapped; expected every column; add it"
+    assert refused.reason == "the header lacks city_mapped (line 1); expected every column; add it"
     assert not path.exists()
 
 

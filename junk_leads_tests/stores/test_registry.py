@@ -373,8 +373,15 @@ def what_stands(registry: Registry) -> tuple[dict[str, str], list[tuple[str, str
     return stages(registry), transitions(registry), {tag for tag in pending if not tag.startswith("transition.")}
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("what", ["promote", "rollback"])
+@pytest.mark.parametrize(
+    ("what", "after"),
+    [
+        ("promote", False),
+        ("rollback", True),
+        pytest.param("promote", True, marks=pytest.mark.long),
+        pytest.param("rollback", False, marks=pytest.mark.long),
+    ],
+)
 def test_fault_47_a_transition_killed_at_any_write_ends_as_an_uninterrupted_one_when_it_is_run_again(
     what: str, after: bool, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("faults")
 
 
+@pytest.mark.long
 def test_an_honest_drop_is_told_nothing_of_and_one_with_a_fault_what_is_wrong(
     trained: Trained, trained_home: Home, folder: Path
 ) -> None:

@@ -213,8 +213,8 @@ def test_what_cannot_be_done_is_one_plain_line(
     bad = tmp_path / "bad.csv"
     bad.write_text("a,b\n1,2\n")
     cases = {
-        ("codes", "propose", "nobody"): "drop 'nobody' was never delivered; put its CSV into",
-        ("codes", "accept", "nobody"): "drop 'nobody' was never delivered; put its CSV into",
+        ("codes", "propose", "nobody"): "drop 'nobody' was never delivered; put its file into",
+        ("codes", "accept", "nobody"): "drop 'nobody' was never delivered; put its file into",
         ("codes", "undo", "new"): "no code map holds for drop 'new'; look at `junk-leads codes`",
         ("codes", "accept", "new", "--map", bad): "bad.csv is no code map: it lacks the column column, delivered,",
         ("codes", "accept", "new"): "the map renames no code; there is nothing to accept",

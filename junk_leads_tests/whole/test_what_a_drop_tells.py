@@ -236,7 +236,7 @@ def test_a_partition_that_was_never_delivered_does_not_stay(ready: Platform) -> 
     ready.instance.add_dynamic_partitions("drops", ["made-up"])
     with pytest.raises(JunkLeadsError) as refused:
         ready.launch("data_pipeline", drop="made-up")
-    assert str(refused.value).startswith("drop 'made-up' was never delivered; put its CSV into ")
+    assert str(refused.value).startswith("drop 'made-up' was never delivered; put its file into ")
     assert "\n" not in str(refused.value)
     assert "made-up" not in ready.instance.get_dynamic_partitions("drops")
     assert "good" in ready.instance.get_dynamic_partitions("drops")

@@ -69,7 +69,7 @@ def read_header(path: Path, schema: LeadSchema | None = None) -> tuple[str, ...]
 
 
 def read_leads(con: duckdb.DuckDBPyConnection, path: Path, schema: LeadSchema) -> Reading:
-    """Read a delivered CSV (or .csv.gz) into a TEMP table of `con`; see Reading for the shapes.
+    """Read a delivered CSV (or .csv.gz, .parquet) into a TEMP table of `con`; see Reading for the shapes.
 
     lead_number counts every data row from 1 in file order, the rejected ones too; blank lines are no rows.
     Raises DropRefused when the file as a whole cannot be accepted; no table is left then.
@@ -173,7 +173,7 @@ def _no_header(head: Sequence[str], schema: LeadSchema) -> DropRefused:
             cells = {cell.strip(' \t\r\n"').casefold() for cell in line.split(delimiter)}
             if 2 * len(cells & set(schema.names)) > len(schema.names):
                 what = f"the header is on line {number} and its columns are separated by {plural}"
-    expected = f"line 1 to name the columns, separated by commas: {', '.join(schema.names[:3])} and so on"
+    expected = f"line 1 to name the columns, separated by commas: {', '.join(schema.required)}"
     return DropRefused(what, where="line 1", expected=expected, do=DO)
 
 

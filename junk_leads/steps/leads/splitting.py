@@ -25,17 +25,22 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from junk_leads.capacity import Cap
 from junk_leads.errors import DropRefused
+from junk_leads.steps.leads.arrow import parquet_as_csv
 
+SUFFIXES = (".csv", ".csv.gz", ".parquet")  # of files of leads
 BLOCK_BYTES = 1 << 20  # read at a time; a block ends at its last whole line
-WINDOW = 1 << 16  # bytes; a line that fills one may hold a field that is too long for the careful way
-LONGEST_LINE = 8 << 20  # bytes; a longer line refuses the file
-LONGEST_RECORD = 1 << 20  # characters; a quoted record that goes on for longer counts as unclosed
-MOST_COLUMNS = 1_000
-MOST_DAMAGED = 500_000  # records that do not split; more refuse the file
-GZIP_LARGEST = 16 << 30  # bytes that a gzip file may inflate to
-GZIP_RATIO = 100  # and how many times its own size, past the first
-GZIP_FREE = 64 << 20  # bytes
+LONGEST_LINE = Cap("JUNK_LEADS_LONGEST_LINE", 8 << 20, "bytes")  # a longer one refuses the file
+# A quoted record that goes on for longer counts as unclosed, and a longer field rejects its row.
+LONGEST_RECORD = Cap("JUNK_LEADS_LONGEST_RECORD", 1 << 20, "characters")
+LONGEST_FIELD = Cap("JUNK_LEADS_LONGEST_FIELD", 1 << 17, "characters")
+MOST_COLUMNS = Cap("JUNK_LEADS_MOST_COLUMNS", 1_000, "columns")
+MOST_DAMAGED = Cap("JUNK_LEADS_MOST_DAMAGED", 500_000, "rows")  # that do not split; more refuse the file
+# What a compressed file may inflate to, and how many times its own size, past what is free.
+INFLATED_LARGEST = Cap("JUNK_LEADS_INFLATED_LARGEST", 16 << 30, "bytes")
+INFLATED_RATIO = Cap("JUNK_LEADS_INFLATED_RATIO", 100, "times its size")
+INFLATED_FREE = 64 << 20  # bytes
 REREADS = 16  # a block whose damaged quotes ask for more readings than this refuses the file
 
 SIGNATURES = (
@@ -47,13 +52,12 @@ SIGNATURES = (
     (b"\x1f\x8b", "gzip data"),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook (XLS)"),
     (b"%PDF", "a PDF document"),
-    (b"PAR1", "a Parquet file"),
+    (b"PAR1", "a Parquet file that is not named .parquet"),
 )
 WIDE_ENCODINGS = ("UTF-32-LE", "UTF-32-BE", "UTF-16-LE", "UTF-16-BE")
 CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\f\r"))
 UNFINISHED = "unexpected end of data"  # what the csv module says of a quote still open at the end
 BAD_QUOTE = "has a quote that is not closed, or closed inside a field"
-TOO_LONG = f"has a field longer than {csv.field_size_limit():,} characters"
 DO = "export the leads again as comma-separated UTF-8 text and deliver that"
 
 
@@ -81,13 +85,13 @@ class Delivered:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Delivered]:
-    """Open a delivered CSV, `.gz` inflated on the way, and split off its header.
+    """Open a delivered CSV, `.gz` inflated on the way and `.parquet` written out, and split off its header.
 
     Raises DropRefused for what is not a regular file, is empty, too large inflated, not UTF-8 or not CSV;
     the faults of later blocks are raised as `blocks` gets there.
     """
     with _regular_file(path) as file:
-        blocks = _blocks(_chunks(file, zipped=path.suffix.lower() == ".gz"))
+        blocks = _blocks(_chunks(file, path.suffix.lower()))
         first = next(blocks).removeprefix(codecs.BOM_UTF8)
         lines = lines_of(first, 1)
         reader = csv.reader(lines, strict=True)
@@ -95,9 +99,9 @@ def opened(path: Path) -> Iterator[Delivered]:
             header = tuple(next(reader, ()))
         except csv.Error as error:
             raise DropRefused("the quotes in the header do not pair up", where="line 1", do=DO) from error
-        if len(header) > MOST_COLUMNS:
-            limit = f"at most {MOST_COLUMNS:,}"
-            raise DropRefused(f"the header has {len(header):,} columns", where="line 1", expected=limit, do=DO)
+        if len(header) > MOST_COLUMNS.value:
+            most = str(MOST_COLUMNS)
+            raise DropRefused(f"the header has {len(header):,} columns", where="line 1", expected=most, do=DO)
         used = len("".join(lines[: reader.line_num]).encode())
         yield Delivered(header, lines[:20], reader.line_num + 1, chain([first[used:]], blocks))
 
@@ -132,8 +136,12 @@ def batches(delivered: Delivered, rows: Rows) -> Iterator[pa.RecordBatch]:
             lines = lines_of(data, line)
             records, used = split(lines, rows.width, final=not block)
             damaged += sum(record.fault is not None for record in records)
-            if damaged > MOST_DAMAGED:
-                raise DropRefused(f"over {MOST_DAMAGED:,} rows do not split into the columns of the header", do=DO)
+            if damaged > MOST_DAMAGED.value:
+                raise DropRefused(
+                    f"over {MOST_DAMAGED.value:,} rows do not split into the columns of the header",
+                    expected=str(MOST_DAMAGED),
+                    do=DO,
+                )
             yield from rows.careful(records, lines, number, line)
             number, line, rest = number + len(records), line + used, "".join(lines[used:]).encode()
 
@@ -189,7 +197,8 @@ def _is_plain(data: bytes, line: int) -> bool:
         as_text(data, line)
     if b'"' in data or b"\0" in data or data.startswith(codecs.BOM_UTF8):  # Arrow would take the mark away
         return False
-    return all(data.find(b"\n", at, at + WINDOW) >= 0 for at in range(0, len(data) - WINDOW, WINDOW))
+    window = LONGEST_FIELD.value // 2  # a line without an end in one may hold a field that is too long
+    return all(data.find(b"\n", at, at + window) >= 0 for at in range(0, len(data) - window, window))
 
 
 def lines_of(data: bytes, first_line: int) -> list[str]:
@@ -225,6 +234,8 @@ def split(lines: list[str], width: int, *, final: bool) -> tuple[list[Record], i
     record still open at the end is left for the next call, together with the lines that follow here.
     """
     records: list[Record] = []
+    longest, longest_field = LONGEST_RECORD.value, LONGEST_FIELD.value
+    csv.field_size_limit(max(longest, longest_field))  # a field that is too long is read, for where its record ends
     budget = REREADS * max(BLOCK_BYTES, sum(map(len, lines)))
     has_nul = any("\0" in line for line in lines)
     start = 0
@@ -237,16 +248,19 @@ def split(lines: list[str], width: int, *, final: bool) -> tuple[list[Record], i
                 if end - start > 1 and _swallows_rows(fields, lines[start:end], width):
                     break
                 if len(fields) > 1 or lines[start].strip(" \t\r\n"):
-                    records.append(Record(start, end, fields, _fault(fields, width, has_nul)))
+                    fault_found = _fault(fields, width, has_nul)
+                    if sum(map(len, lines[start:end])) > longest_field < max(map(len, fields)):
+                        fault_found = _too_long()
+                    records.append(Record(start, end, [] if fault_found else fields, fault_found))
                 start = end
             else:
                 break
         except csv.Error as error:
             unfinished = str(error) == UNFINISHED and not final
-            if unfinished and sum(map(len, lines[start:])) <= LONGEST_RECORD:
+            if unfinished and sum(map(len, lines[start:])) <= longest:
                 break
             if base + reader.line_num == start + 1 and str(error).startswith("field larger"):
-                fault = TOO_LONG
+                fault = _too_long()
         budget -= sum(map(len, lines[start + 1 : base + reader.line_num]))
         if budget < 0:
             raise DropRefused("the quotes in the file do not pair up in too many places", do=DO)
@@ -259,6 +273,10 @@ def _swallows_rows(fields: list[str], lines: list[str], width: int) -> bool:
     """Whether a record of several lines is none, but an unclosed quote with at least one whole row in it."""
     inner = (line.count(",") for line in lines[1:-1] if '"' not in line)
     return len(fields) != width or width - 1 in inner
+
+
+def _too_long() -> str:
+    return f"has a field of over {LONGEST_FIELD.value:,} characters ({LONGEST_FIELD.variable})"
 
 
 def _fault(fields: list[str], width: int, has_nul: bool) -> str | None:
@@ -287,39 +305,48 @@ def _refuse_irregular(mode: int) -> None:
         raise DropRefused(f"the path is {kind}", expected="a regular file", do="deliver the file itself")
 
 
-def _chunks(file: BinaryIO, *, zipped: bool) -> Iterator[bytes]:
-    source = gzip.GzipFile(fileobj=file) if zipped else file
-    largest = min(GZIP_LARGEST, GZIP_FREE + GZIP_RATIO * os.fstat(file.fileno()).st_size)
+def _chunks(file: BinaryIO, suffix: str) -> Iterator[bytes]:
+    """The bytes of the CSV in a file named so; raises DropRefused when there are none, or too many inflated."""
+    compressed = suffix in (".gz", ".parquet")
+    largest = min(INFLATED_LARGEST.value, INFLATED_FREE + INFLATED_RATIO.value * os.fstat(file.fileno()).st_size)
     size = 0
     try:
-        while chunk := source.read(BLOCK_BYTES):
+        for chunk in parquet_as_csv(file, largest) if suffix == ".parquet" else _read(file, zipped=suffix == ".gz"):
             if not size:
                 _refuse_disguised(chunk)
             size += len(chunk)
-            if zipped and size > largest:
-                raise DropRefused(
-                    "the gzip data inflates beyond its cap",
-                    expected=f"at most {largest:,} bytes for its size",
-                    do="deliver the CSV uncompressed, or in parts",
-                )
+            if compressed and size > largest:
+                raise OverflowError
             yield chunk
+    except OverflowError as error:
+        raise DropRefused(
+            f"the {suffix} file inflates to over {largest:,} bytes",
+            expected=f"{INFLATED_LARGEST}, and {INFLATED_RATIO}",
+            do="deliver the CSV uncompressed, or in parts",
+        ) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DropRefused("the file is named .gz but does not hold whole gzip data", do=DO) from error
     if not size:
         raise DropRefused("the file is empty (0 bytes)", do=DO)
 
 
+def _read(file: BinaryIO, *, zipped: bool) -> Iterator[bytes]:
+    source = gzip.GzipFile(fileobj=file) if zipped else file
+    while chunk := source.read(BLOCK_BYTES):
+        yield chunk
+
+
 def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Cut chunks into blocks of whole lines; a line end split over two chunks stays whole."""
-    pending = b""
+    pending, longest = b"", LONGEST_LINE.value
     for chunk in chunks:
         pending += chunk
         cut = max(pending.rfind(b"\n"), pending.rfind(b"\r", 0, -1)) + 1
         if cut:
             yield pending[:cut]
             pending = pending[cut:]
-        if len(pending) > LONGEST_LINE:
-            raise DropRefused(f"a line is longer than {LONGEST_LINE:,} bytes", do=DO)
+        if len(pending) > longest:
+            raise DropRefused(f"a line is longer than {longest:,} bytes", expected=str(LONGEST_LINE), do=DO)
     if pending:
         yield pending
 
