@@ -7,16 +7,25 @@ A trial is a function that does its work once, in a folder of its own, and retur
 """
 
 import argparse
+import csv
+import gzip
+import hashlib
+import io
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import parquet
 
 Trial = Callable[[Path, random.Random], str]  # a folder, chance; returns what went wrong, empty when nothing did
 TRIALS: dict[str, tuple[Trial, int]] = {}
@@ -78,6 +87,7 @@ def generated(folder: Path, seed: int, rows: int = ROWS) -> Path:
     from junk_leads.steps.leads.generating import write_leads
 
     path = folder / f"leads_{seed}.csv"
+    folder.mkdir(exist_ok=True)
     if not path.exists():
         write_leads(path, rows, seed=seed)
     return path
@@ -327,6 +337,247 @@ def damage(folder: Path, chance: random.Random) -> str:
     return wrong and f"{path.relative_to(home)}: {wrong}"
 
 
+@trial(times=100_000)
+def fuzz(folder: Path, chance: random.Random) -> str:
+    """A file of odd leads, whole or damaged, is read: refused, or each of its rows accounted for, in bounded time.
+
+    Of a whole file the rows are known to who wrote it; of a damaged one there are no more than it has lines. What
+    breaks the reader is kept in the current folder.
+    """
+    import duckdb
+
+    from junk_leads.errors import DropRefused
+    from junk_leads.reference import lead_schema
+    from junk_leads.steps.leads.reading import read_leads
+
+    content, suffix, rows = odd_file(chance, lead_schema().names)
+    damaged = chance.random() < 0.4
+    if damaged:
+        for _ in range(chance.choice((1, 1, 2, 20))):
+            at = chance.randrange(len(content))
+            how = chance.randrange(4)
+            odd = bytes(
+                chance.choice((b'"', b",", b"\n", b"\r", b"\0", b"\xe9", b";", b"'", bytes([chance.randrange(256)])))
+            )
+            content = (
+                content[:at]
+                + (b"" if how == 0 else odd if how < 3 else content[at : at + 40] * 2)
+                + content[at + (how < 2) :]
+            )
+    path = folder / f"drop{suffix}"
+    path.write_bytes(content)
+    begun = time.perf_counter()
+    wrong = ""
+    with duckdb.connect(config={"threads": 1}) as con:
+        try:
+            reading = read_leads(con, path, lead_schema())
+        except DropRefused as refused:
+            wrong = f"a whole file was refused: {refused}" if not damaged else ""
+        except Exception as error:
+            wrong = f"{type(error).__name__}: {error}"
+        else:
+            accounted = con.sql(f"SELECT lead_number FROM {reading.table} ORDER BY 1").fetchall()
+            if [number for (number,) in accounted] != list(range(1, reading.rows_read + 1)):
+                wrong = "not every row is accounted for once"
+            elif (
+                reading.rows_read != rows if not damaged else suffix == ".csv" and reading.rows_read > lines_in(content)
+            ):
+                wrong = f"{reading.rows_read} rows of {rows}"
+    if time.perf_counter() - begun > 30:
+        wrong = wrong or "it took over 30 s"
+    if wrong:
+        crasher = Path(f"fuzz-{hash(content) & 0xFFFFFFFF:x}{suffix}")
+        crasher.write_bytes(content)
+        wrong += f" ({crasher})"
+    return wrong
+
+
+ODD_CELLS = (
+    *(
+        "",
+        " ",
+        "NA",
+        "null",
+        "1",
+        "1.0",
+        "-1",
+        "1e400",
+        "inf",
+        "9" * 30,
+        "=1+1",
+        "Level0",
+        "delhi",
+        "DELHI\u200b",
+        "a\u0301",
+    ),
+    *(
+        '"',
+        '""',
+        "a,b",
+        "a\nb",
+        "a\r\nb",
+        "\t",
+        "\u00a0x",
+        "\u2028",
+        "x" * 1_200,
+        "\ufeff",
+        "😀",
+        "1_0",
+        "0x1",
+        "NaN",
+        "'",
+    ),
+    *("2021-07-01 00:00:01", "2021-02-30 00:00:00", "9999-12-31 00:00:00", "1/2/2021"),
+)
+
+
+def odd_file(chance: random.Random, names: Sequence[str]) -> tuple[bytes, str, int]:
+    """A file of good and odd leads, its suffix, and how many rows it has."""
+    header = [*names, *(["note", ""] if chance.random() < 0.2 else [])]
+    chance.shuffle(header)
+    good = {"created_date": "2021-07-01 00:08:15", "city_mapped": "delhi", "app_complete_flag": "1"}
+    rows = []
+    for _ in range(chance.choice((0, 1, 2, 5, 30, 200))):
+        row = [good.get(name, "") for name in header]
+        for _ in range(chance.choice((0, 0, 1, 1, 5))):
+            row[chance.randrange(len(row))] = chance.choice(ODD_CELLS)
+        rows.append(row[: chance.randrange(1, len(row))] if chance.random() < 0.02 else row)
+        if not any(cell.strip(" \t\r\n") for cell in rows[-1]) and len(rows[-1]) == 1:
+            rows[-1] = ["TOTAL"]
+    suffix = chance.choice((".csv", ".csv", ".csv", ".csv.gz", ".parquet"))
+    if suffix == ".parquet":
+        whole = [row for row in rows if len(row) == len(header)]
+        columns = [[row[at] for row in whole] for at in range(len(header))]
+        out = io.BytesIO()
+        parquet.write_table(pa.Table.from_arrays([pa.array(cells, pa.string()) for cells in columns], header), out)
+        return out.getvalue(), suffix, len(whole)
+    text = io.StringIO()
+    end, quoting = chance.choice(("\n", "\r\n", "\r")), chance.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    quoting = csv.QUOTE_ALL if end == "\r" else quoting  # the module leaves a lone line feed without quotes there
+    writer = csv.writer(text, lineterminator=end, quoting=quoting)
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow(row)
+        if chance.random() < 0.02:
+            text.write(end)
+    content = (chance.choice(("", "", "\ufeff")) + text.getvalue()).encode()
+    return (gzip.compress(content) if suffix == ".csv.gz" else content), suffix, len(rows)
+
+
+def lines_in(content: bytes) -> int:
+    return content.count(b"\n") + content.count(b"\r") + 1
+
+
+@trial(times=5)
+def together(folder: Path, chance: random.Random, files: int = 50) -> str:
+    """Files dropped while the UI is open, commands and two trainings, all at once: every one of them succeeds."""
+    home = folder / f"home-{chance.getrandbits(64):x}"
+    shutil.copytree(trained_home(folder), home)
+    seeds = [chance.getrandbits(40) for _ in range(files)]
+    made = [generated(folder, seed, 300) for seed in seeds]
+    dropped, named = made[: files // 2], made[files // 2 :]
+    with ui_of(home) as server:
+        for file in dropped:
+            shutil.copyfile(file, home / "incoming" / f"dropped_{file.name}")
+        working = [(file.name, started(home, chance.choice(("ingest", "score")), file)) for file in named]
+        working += [(f"train {number}", started(home, "train", "--rounds", 20)) for number in (1, 2)]
+        wrong = next(filter(None, [ended(process, name) for name, process in working]), "")
+        wrong = wrong or all_accepted(home, files + 2, server)
+    wrong = wrong or done(home, "doctor")
+    shutil.rmtree(home)
+    return wrong
+
+
+@trial(times=500)
+def many(folder: Path, chance: random.Random, files: int = 20) -> str:
+    """Twenty drops, some delivered twice, one replaced, the servers killed twice meanwhile: each is accepted once."""
+    home = folder / "many"
+    home.mkdir(exist_ok=True)
+    before, incoming = len(accepted(home)), home / "incoming"
+    delivered = {
+        f"drop_{chance.getrandbits(48):012x}.csv": generated(folder / "parts", chance.randrange(200), 20)
+        for _ in range(files)
+    }
+    replaced = chance.choice(list(delivered))
+    with ui_of(home, dies_after=chance.uniform(3, 20)):
+        for name, file in delivered.items():
+            hand(file, incoming / name)
+    delivered[replaced] = generated(folder / "parts", 200, 21)
+    with ui_of(home, dies_after=chance.uniform(3, 20)):
+        for name in {replaced, *chance.sample(list(delivered), 4)}:
+            hand(delivered[name], incoming / name)
+    with ui_of(home) as server:
+        wrong = all_accepted(home, before + files, server)
+    wrong = wrong or done(home, "doctor")
+    held = {drop: content for drop, content, _ in accepted(home)}
+    for name, file in delivered.items():
+        if not wrong and held.get(name.removesuffix(".csv")) != hashlib.sha256(file.read_bytes()).hexdigest():
+            wrong = f"{name} is not held as it was delivered last"
+    return wrong
+
+
+def hand(file: Path, target: Path) -> None:
+    """Put a copy of a file into a folder as people do who know better: under another name first."""
+    shutil.copyfile(file, target.with_suffix(".part"))
+    os.replace(target.with_suffix(".part"), target)
+
+
+@contextmanager
+def ui_of(home: Path, *, dies_after: float | None = None) -> "Iterator[subprocess.Popen[str]]":
+    """`junk-leads ui` on a home, its sensor on; ended in the end, or killed with all of its processes after seconds."""
+    ports = []
+    for _ in range(2):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    log = home.parent / "ui.log"
+    with log.open("a") as output:
+        server = subprocess.Popen(
+            command(home, "ui", "--port", ports[0], "--mlflow-port", ports[1]),
+            env={**environment(home), "JUNK_LEADS_SENSOR_SECONDS": "1", "JUNK_LEADS_SETTLE_SECONDS": "0.5"},
+            stdout=output,
+            stderr=output,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        while not (home / "incoming").is_dir():
+            time.sleep(0.1)
+        yield server
+        if dies_after is not None:
+            time.sleep(dies_after)
+            os.killpg(server.pid, signal.SIGKILL)
+    finally:
+        server.terminate()
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def accepted(home: Path) -> list[tuple[str, str, str]]:
+    """The drops that were accepted, with the content of each and its state, newest delivery only."""
+    from junk_leads.home import Home
+    from junk_leads.stores.ledger import Ledger
+
+    newest = {delivery.drop: delivery for delivery in Ledger(Home(home)).deliveries()}
+    return [(d.drop, d.content, d.status) for d in newest.values() if d.status == "accepted"]
+
+
+def all_accepted(home: Path, drops: int, server: "subprocess.Popen[str]", patience: float = 1_800.0) -> str:
+    """Wait until that many drops are accepted and nothing is left in incoming/; what went wrong."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        waiting = [path.name for path in (home / "incoming").iterdir() if not path.name.startswith(".")]
+        if not waiting and len(accepted(home)) >= drops:
+            return ""
+        if server.poll() is not None:
+            return f"the UI ended with {server.returncode}"
+        time.sleep(1)
+    return f"{len(accepted(home))} of {drops} drops were accepted in {patience:g} s; waiting: {waiting[:5]}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Trials by repetition.")
     parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"of {', '.join(TRIALS)}; all of them without")
@@ -347,7 +598,7 @@ def main() -> None:
                 if said:
                     wrong += 1
                     print(f"{name} {number}: {said}", flush=True)
-                elif number % 25 == 0:
+                elif number % max(25, times // 40) == 0:
                     print(f"{name} {number} of {times}, {wrong} failed", file=sys.stderr, flush=True)
         print(f"{name}: {times} times, {wrong} failed, {time.perf_counter() - begun:.0f} s", flush=True)
         failed += wrong

@@ -242,7 +242,9 @@ def test_what_can_be_ingested_is_and_what_cannot_is_one_line_each_and_exit_code_
         f"{drop}: 3 rows read, 1 kept, 2 duplicates, 0 rejected, unlabelled" for drop in ("good", "zipped")
     ]
     bad, nowhere, folder = handed.outcome.failures
-    assert bad.startswith("bad.csv: the header lacks whatsapp_chat_click; expected every column under exactly its own")
+    assert bad.startswith(
+        "bad.csv: the header lacks whatsapp_chat_click (line 1); expected every column under exactly its own"
+    )
     assert nowhere == f"there is no file '{handed.folder / 'nowhere.csv'}'; check the name"
     assert folder.startswith(f"there is no file named .csv, .csv.gz or .parquet in '{handed.folder / 'folder.csv'}'; ")
 
@@ -420,6 +422,7 @@ def test_a_pattern_of_no_file_is_one_plain_line_and_nothing_is_made(tmp_path: Pa
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.long
 def test_many_files_are_ingested_by_one_command_and_the_history_is_renewed_once(
     home: Home, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ codes: 0 done, 1 refused or failed (one plain line on stderr), 2 wrong usage.
 
 import atexit
 import gc
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -15,7 +16,7 @@ from typing import Annotated
 import typer
 
 from junk_leads.cli import codes, deliveries, keeping, leads, models
-from junk_leads.cli.speaking import answer, refuse, tell
+from junk_leads.cli.speaking import Telling, answer, refuse, tell
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 
@@ -62,6 +63,8 @@ def main() -> None:
     """Run a command; an expected error is one line on stderr and exit code 1."""
     # millions of objects that stay come with the libraries: looking through them again and again is 1 s of 15
     gc.set_threshold(100_000, 50, 100)
+    log = logging.getLogger("junk_leads")
+    log.handlers, log.propagate = [Telling()], False
     try:
         app()
     except JunkLeadsError as error:

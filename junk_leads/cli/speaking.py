@@ -4,6 +4,7 @@ What lives here: what every command shares. What does not: any command.
 """
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,6 +44,14 @@ _OVER_A_BAR = "\r\x1b[K"  # from the line's start, which is then empty
 def tell(line: str) -> None:
     """Progress, on stderr."""
     typer.echo(f"{_OVER_A_BAR if sys.stderr.isatty() else ''}… {line}", err=True)
+
+
+class Telling(logging.Handler):
+    """What the program logs (that it waits, and for whom) as progress."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell a record."""
+        tell(record.getMessage())
 
 
 def named(files: Sequence[str | Path]) -> list[str | Path]:

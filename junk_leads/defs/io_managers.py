@@ -37,7 +37,7 @@ class Warehouse(dg.ConfigurableIOManager):
     """
 
     path: str
-    wait_seconds: float = 60.0
+    wait_seconds: float | None = None  # as JUNK_LEADS_WAIT_SECONDS says
     _connection: duckdb.DuckDBPyConnection | None = PrivateAttr(default=None)
     _lock: IO[bytes] | None = PrivateAttr(default=None)
 

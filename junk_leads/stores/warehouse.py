@@ -5,8 +5,11 @@ replaces what a table holds of some drops. What does not: Dagster (see `io_manag
 rows mean (see `steps/`).
 """
 
+import fcntl
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -26,9 +29,14 @@ from junk_leads.engine.table_parts import (
 )
 from junk_leads.engine.table_parts import has_table as has_table
 from junk_leads.errors import DropUnknown, WarehouseUnavailable
+from junk_leads.home import number_setting
 from junk_leads.steps.sql import quoted
 from junk_leads.stores.making import alone, make_whole
 
+WAIT_SECONDS = 300.0
+TELL_SECONDS = 1.0  # a shorter wait is not told
+_POLL_SECONDS = 0.05
+_log = logging.getLogger(__name__)
 RESTORE = (
     "restore a backup into an empty home (`junk-leads restore DIR`), or move it away and have the tables made again "
     "from archive/ (`junk-leads doctor --repair`)"
@@ -55,39 +63,75 @@ _INTEGERS = {f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMAL
 _INTEGERS |= {"INTEGER", "UINTEGER"}
 
 
-def connect(path: Path, *, wait_seconds: float = 60.0) -> duckdb.DuckDBPyConnection:
-    """Open the warehouse, made if it is not there, waiting at most `wait_seconds` while another process holds it.
+def connect(path: Path, *, wait_seconds: float | None = None) -> duckdb.DuckDBPyConnection:
+    """Open the warehouse, made if it is not there, waiting at most `wait_seconds` while other processes hold it.
 
-    Raises WarehouseUnavailable naming the holder, or what is wrong with the file; CapacityExceeded for a memory limit
-    that is none.
+    Without a number, as long as JUNK_LEADS_WAIT_SECONDS says. Who waits is told so, and comes next: a process that lets
+    the file go and asks for it again does not overtake it. Raises WarehouseUnavailable naming the holder, or what is
+    wrong with the file; CapacityExceeded for a memory limit that is none.
     """
     memory_limit()  # refused before the file is made
+    patience = number_setting("JUNK_LEADS_WAIT_SECONDS", WAIT_SECONDS) if wait_seconds is None else wait_seconds
     if not path.exists() and path.parent.is_dir():
         _make_at(path)
-    deadline = time.monotonic() + wait_seconds
-    while True:
-        try:
-            con = duckdb.connect(str(path))
-            break
-        except duckdb.IOException as error:
-            text = str(error)
-            if "Could not set lock" not in text:
-                raise WarehouseUnavailable(
-                    f"the warehouse {path} cannot be opened ({_first_line(text)}); nothing was changed: {RESTORE}"
-                ) from error
-            if time.monotonic() >= deadline:
-                raise WarehouseUnavailable(
-                    f"the warehouse {path} is held by another process ({_holder(text)}); "
-                    f"waited {wait_seconds:g} s: close it and try again"
-                ) from error
-            time.sleep(0.1)
-        except duckdb.Error as error:
+    started, told = time.monotonic(), False
+    with _turn(path) as is_next:
+        while True:
+            waited = time.monotonic() - started
+            # also when others are next once a second: this process may have the file open that they wait for
+            if is_next() or waited >= patience or int(waited) > int(waited - _POLL_SECONDS):
+                found = _opened_or_held(path)
+                if not isinstance(found, str):
+                    break
+                if waited >= patience:
+                    raise WarehouseUnavailable(
+                        f"the warehouse {path} is held by another process ({found}); "
+                        f"waited {patience:g} s: close it and try again"
+                    )
+                if waited > TELL_SECONDS and not told:
+                    _log.warning("waiting for the warehouse, at most %g s: it is held by %s", patience, found)
+                    told = True
+            time.sleep(_POLL_SECONDS)
+    limit_memory(found)
+    found.execute(_HOLDINGS_TABLE)
+    return found
+
+
+@contextmanager
+def _turn(path: Path) -> Iterator[Callable[[], bool]]:
+    """Who is next to open the warehouse: what it gives says whether this process is, until the block ends."""
+    try:
+        file = path.with_name(f"{path.name}.turn").open("ab")
+    except OSError:  # where nothing can be written, whatever is wrong with it is told by who opens the warehouse
+        yield lambda: True
+        return
+    with file:
+
+        def take() -> bool:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return False
+            return True
+
+        yield take
+
+
+def _opened_or_held(path: Path) -> duckdb.DuckDBPyConnection | str:
+    """The warehouse, open; or who holds it. Raises WarehouseUnavailable for a file that cannot be opened."""
+    try:
+        return duckdb.connect(str(path))
+    except duckdb.IOException as error:
+        text = str(error)
+        if "Could not set lock" not in text:
             raise WarehouseUnavailable(
-                f"the warehouse {path} is damaged ({_first_line(str(error))}); nothing was changed: {RESTORE}"
+                f"the warehouse {path} cannot be opened ({_first_line(text)}); nothing was changed: {RESTORE}"
             ) from error
-    limit_memory(con)
-    con.execute(_HOLDINGS_TABLE)
-    return con
+        return _holder(text)
+    except duckdb.Error as error:
+        raise WarehouseUnavailable(
+            f"the warehouse {path} is damaged ({_first_line(str(error))}); nothing was changed: {RESTORE}"
+        ) from error
 
 
 def _make_at(path: Path) -> None:

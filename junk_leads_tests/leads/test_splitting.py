@@ -49,6 +49,13 @@ def test_a_quote_that_swallows_a_whole_row_is_damage_even_where_the_width_comes_
     assert [fault for _, _, fault in records('1,"a\n2,b\n3",c\n', 2)] == [BAD_QUOTE, None, None]
 
 
+def test_a_record_of_several_lines_that_has_too_few_fields_is_one() -> None:
+    assert records('1,"a\nb"\n2,b,c\n', 3) == [
+        (0, [], "has 2 fields where the header has 3"),
+        (2, ["2", "b", "c"], None),
+    ]
+
+
 def test_a_record_that_is_open_at_the_end_is_left_for_the_next_block() -> None:
     lines = ["1,a\n", '2,"b\n', "c\n"]
     found, used = split(lines, 2, final=False)

@@ -5,63 +5,54 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-import sqlalchemy as db
+import dagster as dg
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
 
 from junk_leads.running.dagster_store import MOST_KEPT, kept_open
 
 
-def made(path: Path, mode: str = "wal") -> db.Engine:
-    """A store as Dagster's: an engine that opens its file anew for each use."""
-    with closing(sqlite3.connect(path)) as plain:
-        plain.execute(f"PRAGMA journal_mode = {mode}")
-        plain.execute("CREATE TABLE event (n)")
-    return db.create_engine(f"sqlite:///{path}", poolclass=db.pool.NullPool)
-
-
-def synchronous(engine: db.Engine) -> int:
-    with engine.connect() as connection:
-        return int(connection.execute(db.text("PRAGMA synchronous")).scalar_one())
-
-
-def opened(folder: Path) -> set[str]:
+def opened(folder: Path) -> list[str]:
     links = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
     files = [os.readlink(link) for link in links if link.is_symlink()]
-    return {Path(file).name for file in files if file.startswith(str(folder))}
+    return sorted(str(Path(file).relative_to(folder)) for file in files if file.startswith(str(folder)))
 
 
-def test_the_log_stays_while_it_is_kept_open_and_is_read_by_others_at_once(tmp_path: Path) -> None:
-    engine = made(tmp_path / "index.db")
+@dg.job
+def nothing() -> None:
+    pass
+
+
+def events_by_another(folder: Path, run_id: str) -> int:
+    with closing(sqlite3.connect(folder / "history" / "runs" / f"{run_id}.db")) as other:
+        return int(other.execute("SELECT count(*) FROM event_logs").fetchone()[0])
+
+
+def test_what_is_written_is_read_by_others_at_once_and_nothing_stays_open(tmp_path: Path) -> None:
+    before = vars(sqlite_event_log)["create_engine"]
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance, kept_open():
+        for _ in range(MOST_KEPT + 3):
+            run = nothing.execute_in_process(instance=instance)
+            assert events_by_another(tmp_path, run.run_id) == len(instance.all_logs(run.run_id)) > 0
+        kept = [name for name in opened(tmp_path) if name.endswith(".db")]
+        assert len(set(kept)) <= MOST_KEPT
+        assert {f"history/runs/{run.run_id}.db", "history/runs.db"} <= set(kept)
+        log = tmp_path / "history" / "runs" / f"{run.run_id}.db-wal"
+        assert log.exists()
+    assert opened(tmp_path) == []
+    assert not log.exists()
+    assert vars(sqlite_event_log)["create_engine"] is before
+
+
+def test_a_killed_process_loses_no_event(tmp_path: Path) -> None:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance, kept_open():
+        run = nothing.execute_in_process(instance=instance)
+        before = len(instance.all_logs(run.run_id))
+        (pid := os.fork()) or _write_and_die(instance, run.run_id)
+        assert os.waitpid(pid, 0)[1] != 0
+        assert events_by_another(tmp_path, run.run_id) == len(instance.all_logs(run.run_id)) == before + 1
+
+
+def _write_and_die(instance: dg.DagsterInstance, run_id: str) -> None:
     with kept_open():
-        for n in range(3):
-            with engine.begin() as connection:
-                connection.execute(db.text("INSERT INTO event VALUES (:n)"), {"n": n})
-            assert (tmp_path / "index.db-wal").exists()
-            with closing(sqlite3.connect(tmp_path / "index.db")) as other:
-                assert other.execute("SELECT count(*) FROM event").fetchone() == (n + 1,)
-        assert synchronous(engine) == 1
-    assert opened(tmp_path) == set()
-    assert not (tmp_path / "index.db-wal").exists()
-    assert synchronous(engine) == 2
-
-
-def test_a_store_without_a_write_ahead_log_is_left_as_it_is(tmp_path: Path) -> None:
-    engine = made(tmp_path / "mlflow.db", "delete")
-    with kept_open():
-        assert synchronous(engine) == 2
-        assert opened(tmp_path) == set()
-
-
-def test_only_the_files_used_last_are_kept_open(tmp_path: Path) -> None:
-    engines = [made(tmp_path / f"{n}.db") for n in range(MOST_KEPT + 3)]
-    with kept_open():
-        for engine in engines:
-            synchronous(engine)
-        kept = {name for name in opened(tmp_path) if name.endswith(".db")}
-        assert kept == {f"{n}.db" for n in range(3, MOST_KEPT + 3)}
-
-
-def test_a_server_that_is_no_sqlite_is_let_be(tmp_path: Path) -> None:
-    with kept_open():
-        engine = db.create_engine("sqlite://")
-        with engine.connect() as connection:
-            assert connection.execute(db.text("SELECT 1")).scalar_one() == 1
+        instance.report_engine_event("written before the end", run_id=run_id, job_name="nothing")
+        os.kill(os.getpid(), 9)

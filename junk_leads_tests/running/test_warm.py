@@ -92,6 +92,7 @@ def test_a_run_that_has_ended_cannot_be_ended_and_its_process_is_not_left_behind
     assert warm.ask(terminate="never started") == {"terminated": False}
 
 
+@pytest.mark.long
 def test_a_run_under_way_is_told_to_end(warm: Warm, tmp_path: Path) -> None:
     code = tmp_path / "slow.py"
     code.write_text(SLOW, encoding="utf-8")

@@ -117,6 +117,7 @@ def test_a_training_tells_how_its_version_stands_beside_the_champion(story: Stor
     assert Registry(story.home).client.get_model_version("junk_leads", "3").description == card
 
 
+@pytest.mark.long
 def test_a_champion_speaks_as_it_serves_of_leads_newer_than_all_it_learned_from(
     trained_home: Home, junk_leads: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -1,5 +1,6 @@
 """The warehouse: outputs go in by name, in one transaction, and come out by drop."""
 
+import fcntl
 import subprocess
 import sys
 import threading
@@ -327,6 +328,42 @@ def test_a_file_that_another_process_lets_go_is_opened(path: Path) -> None:
         assert not opened.is_set()
     waiting.join(timeout=60)
     assert opened.is_set()
+
+
+def test_who_waits_is_told_whom_for_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with held(path) as process, pytest.raises(WarehouseUnavailable):
+        connect(path, wait_seconds=2.5)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("waiting for the warehouse, at most 2.5 s: it is held by ")
+    assert f"(PID {process.pid})" in told
+
+
+GREEDY = """
+import sys, time; from pathlib import Path; from junk_leads.stores.warehouse import connect
+connect(Path(sys.argv[1])).close(); print("open", flush=True)
+while True:
+    with connect(Path(sys.argv[1])): time.sleep(0.2)
+"""
+
+
+def test_who_asks_again_and_again_starves_nobody(path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", GREEDY, str(path)], stdout=subprocess.PIPE) as greedy:
+        assert greedy.stdout is not None
+        assert greedy.stdout.readline() == b"open\n"
+        time.sleep(0.5)
+        try:
+            started = time.monotonic()
+            for _ in range(5):
+                connect(path, wait_seconds=20).close()
+            assert time.monotonic() - started < 10
+        finally:
+            greedy.kill()
+
+
+def test_a_process_that_has_the_file_open_may_open_it_again_while_another_is_next(path: Path) -> None:
+    with connect(path), path.with_name(f"{path.name}.turn").open("ab") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        connect(path, wait_seconds=20).close()
 
 
 def test_a_file_that_is_no_database_is_told_at_once_and_left_as_it_is(path: Path) -> None:

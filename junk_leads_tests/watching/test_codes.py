@@ -39,6 +39,7 @@ def test_permuted_codes_are_restored_and_columns_that_stand_are_left_alone(
     assert np.mean(shares) >= least
 
 
+@pytest.mark.long
 def test_nothing_is_proposed_for_forty_honest_drops(history: History) -> None:
     con, _, known = history
     leads = generated(24_000, 500)

@@ -59,6 +59,7 @@ def test_a_moved_home_knows_its_files(moved: Moved) -> None:
     assert all(path.startswith("archive/") for path in noted)
 
 
+@pytest.mark.long
 def test_a_moved_home_trains_compares_promotes_and_rolls_back(moved: Moved) -> None:
     trained = run_command("train", "--rounds", "60", "--json", home=moved.home)
     assert (trained.code, trained.failures) == (0, [])

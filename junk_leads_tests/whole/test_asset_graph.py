@@ -201,6 +201,7 @@ def test_every_promotion_and_rollback_is_an_event_of_the_champion_with_version_m
     assert "gate" in story.events[1]
 
 
+@pytest.mark.long
 def test_a_champion_that_was_promoted_elsewhere_is_told_of_when_it_scores(trained_home: Home, trained: Trained) -> None:
     with platform(trained_home) as found:
         found.instance.wipe_assets([dg.AssetKey("champion")])

@@ -233,8 +233,8 @@ def test_faults_3_8_and_22_a_bom_and_another_order_of_columns_change_nothing_and
 def test_fault_9_a_missing_column_puts_the_file_into_quarantine_with_its_reason(ingested: Ingested) -> None:
     line, folder = ingested.refusal("missing")
     assert line == (
-        "missing.csv: the header lacks city_mapped, syllabus; expected every column under exactly its own name, in "
-        "lower case; add or rename the columns and deliver the file again"
+        "missing.csv: the header lacks city_mapped, syllabus (line 1); expected every column under exactly its own "
+        "name, in lower case; add or rename the columns and deliver the file again"
     )
     reason = json.loads((folder / "reason.json").read_text())
     assert reason.pop("when")

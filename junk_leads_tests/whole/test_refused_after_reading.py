@@ -156,6 +156,7 @@ def test_fault_63_the_sensor_says_refused_not_accepted_already(
     assert (decision.action, decision.reason) == ("done", f"the same content was refused already: {delivery.reason}")
 
 
+@pytest.mark.long
 def test_what_is_not_the_drops_fault_leaves_it_to_be_tried_again(
     home: Home, deliver: Delivered, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -195,6 +195,7 @@ def test_the_checks_in_the_ui_say_what_they_found(story: Story) -> None:
 CHECKS = ("columns_go_together_as_in_training", "known_leads_carry_known_codes", "shares_stand_as_in_training")
 
 
+@pytest.mark.long
 def test_the_job_in_the_ui_accepts_and_takes_back_as_the_commands_do(story: Story) -> None:
     with platform(story.home) as found:
         config = {"action": "ACCEPT", "drop": "renamed", "why": "in the UI", "source": "renamed"}

@@ -271,8 +271,9 @@ def split(lines: list[str], width: int, *, final: bool) -> tuple[list[Record], i
 
 def _swallows_rows(fields: list[str], lines: list[str], width: int) -> bool:
     """Whether a record of several lines is none, but an unclosed quote with at least one whole row in it."""
-    inner = (line.count(",") for line in lines[1:-1] if '"' not in line)
-    return len(fields) != width or width - 1 in inner
+    if len(fields) != width:  # no row, unless one of its lines is
+        return any(line.count(",") >= width - 1 for line in lines)
+    return width - 1 in (line.count(",") for line in lines[1:-1] if '"' not in line)
 
 
 def _too_long() -> str:
