@@ -9,7 +9,7 @@ run: $(INSTALLED)
 	$(BIN)/junk-leads demo
 
 test: $(INSTALLED) check
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 coverage: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered

@@ -43,7 +43,7 @@ _OVER_A_BAR = "\r\x1b[K"  # from the line's start, which is then empty
 
 def tell(line: str) -> None:
     """Progress, on stderr."""
-    typer.echo(f"{_OVER_A_BAR if sys.stderr.isatty() else ''}… {line}", err=True)
+    typer.echo(f"{_OVER_A_BAR if sys.stderr.isatty() else ''}… {' '.join(line.split())}", err=True)
 
 
 class Telling(logging.Handler):
@@ -76,8 +76,8 @@ def named(files: Sequence[str | Path]) -> list[str | Path]:
 
 
 def refuse(line: str) -> None:
-    """What was refused or failed, on stderr."""
-    typer.echo(f"junk-leads: {line}", err=True)
+    """What was refused or failed, on stderr, in one line whatever a file is called."""
+    typer.echo(f"junk-leads: {' '.join(line.split())}", err=True)
 
 
 def answer(as_json: bool, content: dict[str, Any], text: str) -> None:

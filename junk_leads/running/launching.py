@@ -135,7 +135,7 @@ class Platform(OfHome):
         try:
             self.launch(job, drop=delivery.drop, ops=ops)
         except JunkLeadsError as error:
-            raise JunkLeadsError(f"{Path(file).name}: {error}{self._quarantined(delivery.drop)}") from error
+            raise JunkLeadsError(f"{Path(file).name}: {self._quarantined(delivery.drop, str(error))}") from error
         for known in self.rows(
             "SELECT * FROM known_leads WHERE drop = ? AND known_leads > 0", "known_leads", [delivery.drop]
         ):
@@ -145,9 +145,14 @@ class Platform(OfHome):
             )
         return self.ledger.newest(delivery.drop)
 
-    def _quarantined(self, drop: str) -> str:
+    def _quarantined(self, drop: str, line: str) -> str:
+        """The line that refuses a drop, with what to do and where its file is; any other failure's as it is."""
         delivery = self.ledger.newest(drop)
-        return f" (the file and its reason are in {delivery.path.parent})" if delivery.status == "refused" else ""
+        if delivery.status != "refused":
+            return line
+        told = json.loads((delivery.path.parent / "reason.json").read_text(encoding="utf-8"))
+        what_to_do = "" if told["do"] in line else f"; {told['do']}"
+        return f"{line}{what_to_do} (the file and its reason are in {delivery.path.parent})"
 
     def ingest(self, file: str | Path) -> dict[str, Any]:
         """Run the data pipeline on a file; returns the account of its drop. Raises JunkLeadsError."""

@@ -15,7 +15,7 @@ from junk_leads.reference import lead_schema, trust_settings
 from junk_leads.steps.leads.reading import read_leads
 from junk_leads.steps.watching.codes import apply_codes, propose
 from junk_leads.steps.watching.known_leads import KnownLeads, known_leads
-from junk_leads.steps.watching.profiles import CODES, Profile
+from junk_leads.steps.watching.profiles import CODES, Profile, shares_beside
 from junk_leads.steps.watching.trust import judge
 from junk_leads_tests.conftest import SHARED
 
@@ -146,6 +146,26 @@ def test_a_profile_comes_back_from_its_json_as_it_was(history: History) -> None:
     assert again.to_json() == known.profile.to_json()
     assert again.combinations == known.profile.combinations
     assert len(known.profile.to_json()) < 250_000
+
+
+def test_the_most_frequent_values_stand_beside_each_other_and_the_rest_together() -> None:
+    then, now = (
+        Profile(leads, {"source": levels}, {}, 0, {"hour": {"9": leads}}, {})
+        for leads, levels in ((100, {"a": 60, "b": 30, "c": 6, "d": 4}), (10, {"b": 5, "e": 5}))
+    )
+    assert shares_beside(then, now, "source", 2) == [
+        ("a", 0.6, 0.0),
+        ("b", 0.3, 0.5),
+        ("Others", pytest.approx(0.1), pytest.approx(0.5)),
+    ]
+    assert shares_beside(then, now, "source", 4) == [
+        ("a", 0.6, 0.0),
+        ("b", 0.3, 0.5),
+        ("e", 0.0, 0.5),
+        ("c", 0.06, 0.0),
+        ("d", 0.04, 0.0),
+    ]
+    assert shares_beside(then, now, "hour", 2) == [("9", 1.0, 1.0)]
 
 
 def test_a_profile_that_was_cut_expects_what_it_cut(history: History, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import openpyxl
 import pytest
 
 from junk_leads.home import Home
+from junk_leads.steps.watching.trust import TITLES
 from junk_leads_tests.conftest import DELIVERED, SCHEMA, Outcome, Trained, copied_home, run_command
 
 pytestmark = pytest.mark.xdist_group("home")
@@ -159,6 +161,21 @@ def test_the_report_tells_in_order_what_people_ask(trained: Trained, scored: Tab
     expected = sum(float(row["probability"]) for row in scored)
     assert f'<td class="n">{expected:,.0f}</td>' in page
     assert len(page.encode()) < 100_000
+
+
+def test_what_moved_is_drawn_with_the_shares_of_the_drop(trained: Trained, scored: Table) -> None:
+    page = (trained.home.reports / "new.html").read_text(encoding="utf-8")
+    titles = re.findall(r"<figcaption.*?>(.+?): ([\d.]+)</figcaption>", page)
+    assert {title for title, _ in titles} == set(TITLES.values())
+    indexes = [float(index) for _, index in titles]
+    assert indexes == sorted(indexes, reverse=True)
+    (told,) = re.findall(r'aria-label="Share in training and now, by platform: (.+?)\."', page)
+    now = {name: int(share) for name, share in re.findall(r"(\w+) \d+ %, now (\d+) %", told)}
+    platforms = Counter(row["first_platform_c"].capitalize() for row in scored)
+    shown = {name: share for name, share in now.items() if name != "Others"}
+    assert len(shown) == 5
+    assert shown == {name: round(100 * platforms[name] / len(scored)) for name in shown}
+    assert sum(now.values()) in range(97, 104)  # each is rounded
 
 
 @pytest.fixture(scope="module")

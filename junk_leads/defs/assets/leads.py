@@ -126,11 +126,12 @@ def _rejections(drop: str, rejected: duckdb.DuckDBPyRelation, refused: Path | No
 def _refusal_of_rows(results: list[dg.AssetCheckResult]) -> DropRefused:
     """What `reason.json` tells of a drop that checks refused: what each found, and what it expected."""
     refusing = [result for result in results if result.metadata["refuses"].value]
+    rejected = any(result.check_name == "has_few_rejected_rows" for result in refusing)
     return DropRefused(
         "; ".join(f"{result.check_name}: {found_by(result)}" for result in refusing),
         where="rows",
         expected=" ".join(str(result.metadata["expected"].value) for result in refusing).rstrip("."),
-        do=f"{_MEND}; every rejected row is in rejected_rows.csv beside this reason",
+        do=f"{_MEND}; every rejected row is in rejected_rows.csv beside this reason" if rejected else _MEND,
     )
 
 

@@ -29,7 +29,8 @@ class DropFacts:
     `figures` are those of the summary, with `known_leads` and `known_labelled_leads`; `best` the leads to call first;
     `scores` the leads by ten points of score, `called` the applications expected among the best shares
     of CALLED; `channels` dicts with channel, leads, expected (applications) and zeros, best first; `moved` the PSI by
-    column, `usual_psi` what is usual; `alike` pairs of city names that look like one, with their leads.
+    column, `usual_psi` what is usual, `shares` of each such column the most frequent values with their shares in
+    training and now; `alike` pairs of city names that look like one, with their leads.
     """
 
     figures: Mapping[str, Any]
@@ -46,6 +47,7 @@ class DropFacts:
     called: Sequence[float]
     channels: Sequence[Mapping[str, Any]]
     moved: Mapping[str, float]
+    shares: Mapping[str, Sequence[tuple[str, float, float]]]
     usual_psi: float
     band: tuple[float, float]
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -98,7 +100,11 @@ def report_page(facts: DropFacts) -> str:
         best_channels=good[:5],
         worst_channels=bad[:-6:-1],
         scores_plot=_scores_plot(facts.scores),
-        drift_plot=_drift_plot(facts.moved, facts.usual_psi),
+        drift_plots=[
+            (TITLES[column], psi, _shares_plot(TITLES[column], facts.shares[column]))
+            for column, psi in sorted(facts.moved.items(), key=lambda item: -item[1])
+            if column in facts.shares
+        ],
         titles=TITLES,
     )
 
@@ -132,7 +138,8 @@ def page_of(template: str, **told: Any) -> str:
     return environment.get_template(template).render(**told)
 
 
-_WIDTH, _BAR, _LEFT = 460, 26, 110
+_WIDTH, _SMALL, _LEFT = 460, 300, 110
+_LONGEST_NAME = 15
 
 
 def _scores_plot(scores: Sequence[int]) -> Markup:
@@ -148,31 +155,28 @@ def _scores_plot(scores: Sequence[int]) -> Markup:
             f'<text x="{x + step / 2:.1f}" y="{14 + height - tall}" text-anchor="middle">{leads:,}</text>'
             f'<text x="{x + step / 2:.1f}" y="{height + 36}" text-anchor="middle">{n * 10}+</text>'
         )
-    return _svg(height + 44, f"Leads by score. {told}.", "".join(columns))
+    return _svg(height + 44, f"Leads by score. {told}.", Markup("".join(columns)))
 
 
-def _drift_plot(moved: Mapping[str, float], usual: float) -> Markup:
-    """How far each column moved since training, a bar each, with the line up to which that is usual."""
-    rows = sorted(((TITLES.get(column, column), psi) for column, psi in moved.items()), key=lambda row: -row[1])
-    room = _WIDTH - _LEFT - 60
-    scale = room / max([usual * 1.25, *(psi for _, psi in rows)], default=1.0)
+def _shares_plot(title: str, rows: Sequence[tuple[str, float, float]]) -> Markup:
+    """The most frequent values of a column, two bars each: their share in training, and in the drop."""
+    most = max([share for _, *both in rows for share in both], default=1.0) or 1.0
+    room, row = _SMALL - _LEFT - 48, 34
     bars = []
-    for n, (title, psi) in enumerate(rows):
-        y = n * _BAR
-        kind = "bar warns" if psi > usual else "bar"
-        bars.append(
-            f'<text x="{_LEFT - 8}" y="{y + 17}" text-anchor="end">{title}</text>'
-            f'<rect class="{kind}" x="{_LEFT}" y="{y + 4}" width="{max(psi * scale, 1):.1f}" height="{_BAR - 8}"/>'
-            f'<text x="{_LEFT + max(psi * scale, 1) + 6:.1f}" y="{y + 17}">{psi:.2f}</text>'
-        )
-    x, height = _LEFT + usual * scale, len(rows) * _BAR
-    line = f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}"/>'
-    told = ", ".join(f"{title} {psi:.2f}" for title, psi in rows)
-    return _svg(
-        height + 4, f"Population stability index by column, up to {usual:g} is usual. {told}.", line + "".join(bars)
-    )
+    for n, (name, was, now) in enumerate(rows):
+        short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+        bars.append(Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(_LEFT - 6, n * row + 19, short))
+        for kind, share, y in (("was", was, n * row + 3), ("bar", now, n * row + 16)):
+            wide = max(room * share / most, 1)
+            bars.append(
+                Markup(f'<rect class="{kind}" x="{_LEFT}" y="{y}" width="{wide:.1f}" height="12"/>')
+                + Markup(f'<text x="{_LEFT + wide + 4:.1f}" y="{y + 10}">{100 * share:.0f} %</text>')
+            )
+    told = "; ".join(f"{name} {100 * was:.0f} %, now {100 * now:.0f} %" for name, was, now in rows)
+    return _svg(len(rows) * row, f"Share in training and now, by {title}: {told}.", Markup().join(bars), _SMALL)
 
 
-def _svg(height: float, told: str, body: str) -> Markup:
-    """A drawing with its text alternative; nothing of a lead is in it."""
-    return Markup(f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{told}">{body}</svg>')
+def _svg(height: float, told: str, body: Markup, width: int = _WIDTH) -> Markup:
+    """A drawing with its text alternative, which is text whatever is in it."""
+    opening = Markup('<svg viewBox="0 0 {} {:.0f}" role="img" aria-label="{}">').format(width, height, told)
+    return opening + body + Markup("</svg>")

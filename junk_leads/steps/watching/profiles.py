@@ -102,6 +102,21 @@ def _matrix(rows: list[list[int]], width: int) -> np.ndarray:
     return np.array(rows, dtype=np.int64).reshape(len(rows), width)
 
 
+def shares_beside(then: Profile, now: Profile, column: str, most: int) -> list[tuple[str, float, float]]:
+    """The most frequent values of a column, with their shares in both profiles; all others together, if any, last."""
+    was, is_now = (
+        {value: n / max(profile.leads, 1) for value, n in {**profile.levels, **profile.steady}[column].items()}
+        for profile in (then, now)
+    )
+    values = sorted({*was, *is_now}, key=lambda value: (-max(was.get(value, 0.0), is_now.get(value, 0.0)), value))
+    shown = values if len(values) <= most + 1 else values[:most]
+    rows = [(value, was.get(value, 0.0), is_now.get(value, 0.0)) for value in shown]
+    if len(shown) < len(values):
+        rest_was, rest_is = (max(1 - sum(shares.get(value, 0.0) for value in shown), 0.0) for shares in (was, is_now))
+        rows.append((ONE_OF_THE_RARE, rest_was, rest_is))
+    return rows
+
+
 def as_counts(
     con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation, groups: duckdb.DuckDBPyRelation
 ) -> duckdb.DuckDBPyRelation:

@@ -13,22 +13,33 @@ import pyarrow as pa
 
 from junk_leads.engine.table_parts import with_parts
 from junk_leads.errors import DropUnknown, JunkLeadsError
-from junk_leads.reference import lead_schema, model_settings, trust_settings
+from junk_leads.reference import lead_schema, level_names, model_settings, trust_settings
 from junk_leads.steps.leads.encoding import IDENTITY, Encoder, encode
 from junk_leads.steps.leads.kinds import matrix_of
 from junk_leads.steps.pages.call_list import BEST_FIRST, CHANNEL
 from junk_leads.steps.pages.drop_report import CALLED, SHOWN, DropFacts
 from junk_leads.steps.pages.summary import Meaning
-from junk_leads.steps.scoring.reasons import contributions
+from junk_leads.steps.scoring.reasons import city_name, contributions
 from junk_leads.steps.scoring.scoring import ScoringModel
 from junk_leads.steps.sql import quoted
-from junk_leads.steps.watching.profiles import CODES
+from junk_leads.steps.watching.profiles import (
+    CODES,
+    NONE_GIVEN,
+    ONE_OF_THE_RARE,
+    UNLISTED,
+    Profile,
+    as_counts,
+    profile_of,
+    shares_beside,
+)
+from junk_leads.steps.watching.trust import TITLES
 from junk_leads.stores.drops.labelled import labelled_drops
 from junk_leads.stores.registry import Registry
 from junk_leads.stores.warehouse import has_table, rows_of, stored_of
 
 LEAST_OF_CHANNEL = 10  # leads, and half a per cent of the drop, without which a channel is not told of
 MOST_ALIKE = 8  # pairs of city names
+MOST_SHARES = 5  # values of a column whose shares are drawn
 MOST_SIMILAR = 10  # labelled leads
 MOST_LOOKED_AT = 200_000  # labelled leads, for those
 
@@ -68,6 +79,7 @@ def drop_facts(con: duckdb.DuckDBPyConnection, registry: Registry, drop: str) ->
         called=_called(con, figures["lead_count"]),
         channels=_channels(con, figures["lead_count"]),
         moved=trust.get("psi", {}),
+        shares=_shares(con, drop, registry.profile(model.version)),
         usual_psi=trust_settings()["psi"],
         band=(max(0.0, usual - band), min(1.0, usual + band)),
         model=_about_model(registry, model),
@@ -175,6 +187,39 @@ def _shares_of_others(con: duckdb.DuckDBPyConnection, drop: str, encoder: Encode
     encoded = rows_of(con, "encoded_features", [drop])
     shares = encoded.aggregate(", ".join(f"coalesce(avg({quoted(name)}), 0)" for name in features.values())).fetchall()
     return dict(zip(features, shares[0], strict=True))
+
+
+def _shares(
+    con: duckdb.DuckDBPyConnection, drop: str, trained: Profile | None
+) -> dict[str, list[tuple[str, float, float]]]:
+    """The most frequent values of each column that drift is told of, with their shares in training and in the drop."""
+    if trained is None:
+        return {}
+    now = profile_of(
+        con, as_counts(con, rows_of(con, "cleaned_leads", [drop]), rows_of(con, "interaction_groups", [drop]))
+    )
+    return {
+        column: [
+            (_value_name(column, value), was, is_now)
+            for value, was, is_now in shares_beside(trained, now, column, MOST_SHARES)
+        ]
+        for column in TITLES
+    }
+
+
+def _value_name(column: str, value: str) -> str:
+    """A value of a profile as people say it."""
+    if value == NONE_GIVEN:
+        return "none given"
+    if value == UNLISTED:
+        return "unlisted"
+    if column == "city_mapped" and value != ONE_OF_THE_RARE:
+        return city_name(value)
+    if column == "hour" and value != ONE_OF_THE_RARE:
+        return f"{value} h"
+    if column == "referred_lead":
+        return {"0": "no", "1": "yes"}.get(value, "more than once")
+    return {"true": "some", "false": "none"}.get(value, level_names().get((column, value.casefold()), value))
 
 
 def _alike_cities(con: duckdb.DuckDBPyConnection, encoder: Encoder) -> list[tuple[str, int, str, int]]:
