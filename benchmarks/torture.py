@@ -22,7 +22,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -344,8 +346,6 @@ def fuzz(folder: Path, chance: random.Random) -> str:
     Of a whole file the rows are known to who wrote it; of a damaged one there are no more than it has lines. What
     breaks the reader is kept in the current folder.
     """
-    import duckdb
-
     from junk_leads.errors import DropRefused
     from junk_leads.reference import lead_schema
     from junk_leads.steps.leads.reading import read_leads
@@ -368,21 +368,20 @@ def fuzz(folder: Path, chance: random.Random) -> str:
     path.write_bytes(content)
     begun = time.perf_counter()
     wrong = ""
-    with duckdb.connect(config={"threads": 1}) as con:
-        try:
-            reading = read_leads(con, path, lead_schema())
-        except DropRefused as refused:
-            wrong = f"a whole file was refused: {refused}" if not damaged else ""
-        except Exception as error:
-            wrong = f"{type(error).__name__}: {error}"
-        else:
-            accounted = con.sql(f"SELECT lead_number FROM {reading.table} ORDER BY 1").fetchall()
-            if [number for (number,) in accounted] != list(range(1, reading.rows_read + 1)):
-                wrong = "not every row is accounted for once"
-            elif (
-                reading.rows_read != rows if not damaged else suffix == ".csv" and reading.rows_read > lines_in(content)
-            ):
-                wrong = f"{reading.rows_read} rows of {rows}"
+    con = in_memory()
+    try:
+        reading = read_leads(con, path, lead_schema())
+    except DropRefused as refused:
+        wrong = f"a whole file was refused: {refused}" if not damaged else ""
+    except Exception as error:
+        wrong = f"{type(error).__name__}: {error}"
+    else:
+        accounted = con.sql(f"SELECT lead_number FROM {reading.table} ORDER BY 1").fetchall()
+        con.execute(f"DROP TABLE {reading.table}")
+        if [number for (number,) in accounted] != list(range(1, reading.rows_read + 1)):
+            wrong = "not every row is accounted for once"
+        elif reading.rows_read != rows if not damaged else suffix == ".csv" and reading.rows_read > lines_in(content):
+            wrong = f"{reading.rows_read} rows of {rows}"
     if time.perf_counter() - begun > 30:
         wrong = wrong or "it took over 30 s"
     if wrong:
@@ -390,6 +389,14 @@ def fuzz(folder: Path, chance: random.Random) -> str:
         crasher.write_bytes(content)
         wrong += f" ({crasher})"
     return wrong
+
+
+@cache
+def in_memory() -> Any:
+    """One DuckDB for all files of a trial."""
+    import duckdb
+
+    return duckdb.connect(config={"threads": 1})
 
 
 ODD_CELLS = (

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 FILES = (
-    "CSV files (also .csv.gz), copied, never moved or changed. A folder, or an address (s3://...), is one drop in "
-    "shards, CSV or Parquet, which stay where they are."
+    "CSV files (also .csv.gz) or Parquet files, copied, never moved or changed. A folder, or an address (s3://...), is "
+    "one drop in shards, which stay where they are."
 )
 Files = Annotated[list[str], typer.Argument(help=FILES)]
 OneDrop = Annotated[

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from junk_leads.home import Home
 from junk_leads.stores.warehouse import connect, rows_of
 from junk_leads_tests.conftest import run_command
@@ -18,6 +20,7 @@ def part_files(home: Home) -> list[Path]:
     return sorted(path for path in home.tables.glob("*/**/*") if path.is_file())  # not the published ones beside
 
 
+@pytest.mark.long
 def test_a_drop_in_shards_is_accounted_for_and_refused_or_replaced_as_a_whole(home: Home, tmp_path: Path) -> None:
     header, rows = dirty_lines(tmp_path, 600)
     folder = write_shards(tmp_path / "d", header, rows, ("csv", "csv.gz", "csv"))

@@ -243,6 +243,7 @@ def test_the_index_lists_scored_drops_and_what_is_not_scored_is_refused(
     assert "Nothing was scored yet" in Path(empty.out.strip()).read_text()
 
 
+@pytest.mark.long
 def test_a_drop_of_no_lead_or_one_has_its_report_and_call_list(
     trained_home: Home, write_csv: Callable[..., Path], junk_leads: Callable[..., Outcome]
 ) -> None:
