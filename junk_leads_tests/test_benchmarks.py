@@ -189,6 +189,12 @@ def test_a_trial_that_there_is_not_is_told_with_those_there_are() -> None:
     assert "there is no trial 'patience'; trials are evaluations, trainings, first_starts, " in done.stderr
 
 
+def test_three_hundred_odd_files_are_read_or_refused_with_every_row_accounted_for() -> None:
+    done = tortured("fuzz", "--times", "300", "--seed", "2")
+    assert done.returncode == 0, done.stdout
+    assert re.fullmatch(r"fuzz: 300 times, 0 failed, \d+ s\n", done.stdout)
+
+
 @pytest.mark.long
 def test_fault_46_four_processes_that_ingest_at_once_on_a_fresh_home_all_succeed() -> None:
     done = tortured("first_starts", "--times", "1")

@@ -132,8 +132,7 @@ def demo(
     text = (
         f"{content['ingested']['kept']:,} labelled leads ingested, version {content['version']} "
         f"(AUC {content['auc']:.3f}) {made}\n"
-        f"{scored['rows']:,} new leads scored: {scored['share_of_ones']:.2%} 1s, "
-        f"{1 - scored['share_of_ones']:.2%} 0s\n\n"
+        f"{scored['rows']:,} new leads scored: {_shares(scored)}\n\n"
         f"call list      {scored['call_list']}\nreport         {scored['report']}\n"
         f"scored leads   {scored['predictions']}\nsummary        {scored['summary']}\n"
         "next           junk-leads ui        (the asset graph, checks and models in a browser)\n"

@@ -246,3 +246,11 @@ def test_a_wide_table_shows_its_first_columns_and_how_many_more_there_are(con: d
     assert lines[0].count("|") == PREVIEW_COLUMNS + 1
     assert lines[-1] == "and 3 more columns"
     assert len(describe(wide, 1)["dagster/column_schema"].value.columns) == PREVIEW_COLUMNS + 3
+
+
+def test_where_there_is_no_home_no_lock_is_held_and_nothing_is_made(tmp_path: Path) -> None:
+    warehouse = Warehouse(path=str(tmp_path / "nowhere" / "warehouse.duckdb"))
+    with dg.build_init_resource_context() as context:
+        warehouse.setup_for_execution(context)
+        warehouse.teardown_after_execution(context)
+    assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,8 @@ import dagster as dg
 import pytest
 
 from junk_leads.defs.recovery import HELD_FROM_START, fail_dead_runs, hold
+from junk_leads.defs.resources import HomeResource
+from junk_leads.defs.sensors import make_incoming_sensor
 from junk_leads.home import Home
 from junk_leads.running.launching import platform
 from junk_leads.steps.leads.generating import write_leads
@@ -100,3 +102,16 @@ def test_a_command_holds_the_lock_of_runs_before_its_run_is_made(
         found.ingest(write_csv("july.csv", {}))
     assert seen
     assert not any(seen)
+
+
+def test_the_sensor_fails_dead_runs_too(home: Home) -> None:
+    with platform(home) as found:
+        job = found.definitions.resolve_job_def("data_pipeline")
+        run = found.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=HELD_FROM_START)
+        sensor = make_incoming_sensor(interval_seconds=1, settle_seconds=0)
+        resources = {"home": HomeResource(root=str(home.root))}
+        with dg.build_sensor_context(instance=found.instance, resources=resources) as context:
+            sensor.evaluate_tick(context)
+        told = found.instance.get_run_by_id(run.run_id)
+        assert told
+        assert told.status == dg.DagsterRunStatus.FAILURE

@@ -282,6 +282,22 @@ def test_hidden_and_unfinished_files_are_not_listed_and_odd_ones_are_told(tmp_pa
     assert found == {"a.csv": True, "folder.csv": False, "link.csv": False, "pipe.csv": False}
 
 
+def test_a_file_that_is_moved_away_while_the_folder_is_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("gone.csv", "here.csv"):
+        (tmp_path / name).touch()
+    look = os.scandir
+
+    def look_and_lose(folder: Path) -> list[os.DirEntry[str]]:
+        entries = list(look(folder))
+        (folder / "gone.csv").unlink()
+        return entries
+
+    monkeypatch.setattr(os, "scandir", look_and_lose)
+    assert [file.name for file in list_incoming(tmp_path)] == ["here.csv"]
+
+
 def test_a_folder_that_cannot_be_listed_is_an_error_and_not_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         list_incoming(tmp_path / "absent")

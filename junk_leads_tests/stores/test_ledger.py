@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -279,3 +280,31 @@ def test_a_file_that_is_gone_is_refused_all_the_same(ledger: Ledger, incoming: C
     folder = ledger.refuse(delivery, REFUSED)
     assert [file.name for file in folder.iterdir()] == ["reason.json"]
     assert ledger.newest("july").status == "refused"
+
+
+def test_a_content_that_was_never_delivered_is_told(ledger: Ledger, incoming: Callable[..., Path]) -> None:
+    file = incoming("july.csv")
+    delivered = ledger.deliver(file, content_of(file))
+    assert ledger.of_content("july", delivered.content) == delivered
+    with pytest.raises(DropUnknown, match="drop 'july' was never delivered with this content; deliver its file again"):
+        ledger.of_content("july", "another")
+
+
+@pytest.mark.parametrize("lost", ["nothing", "the reason", "the folder"])
+def test_a_refused_file_is_resolved_when_a_mended_one_is_accepted_whatever_became_of_its_folder(
+    ledger: Ledger, incoming: Callable[..., Path], lost: str
+) -> None:
+    for _ in range(2):  # refused, mended; and refused again for the same content, and mended again
+        file = incoming("july.csv", "bad")
+        folder = ledger.refuse(ledger.deliver(file, content_of(file)), DropRefused("it is bad", do="mend it"))
+        if lost == "the reason":
+            (folder / "reason.json").unlink()
+        elif lost == "the folder":
+            shutil.rmtree(folder)
+        mended = incoming("july.csv", "good")
+        ledger.accept(ledger.deliver(mended, content_of(mended)))
+        assert not folder.exists()
+        resolved = ledger.home.resolved / folder.name
+        assert [d.path.parent for d in ledger.deliveries_of("july") if d.status == "refused"] == [resolved]
+        assert resolved.exists() == (lost != "the folder")
+        assert (resolved / "reason.json").exists() == (lost == "nothing")

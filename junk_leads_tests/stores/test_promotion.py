@@ -14,7 +14,7 @@ import pytest
 from junk_leads.home import Home
 from junk_leads.running.launching import platform
 from junk_leads.steps.leads.generating import write_leads
-from junk_leads.stores.promotion import compare
+from junk_leads.stores.promotion import compare, plots
 from junk_leads.stores.registry import Registry
 from junk_leads.stores.warehouse import connect
 from junk_leads_tests.conftest import Outcome, Trained, copied_home, run_command
@@ -158,3 +158,13 @@ def test_costs_and_the_true_conversion_travel_with_a_version_and_its_card_tells_
     assert told[1] == pytest.approx(0.115)
     assert (np.diff(told) > 0).all()
     assert told[2] < 0.5
+
+
+def test_where_no_labelled_lead_is_left_there_is_nothing_to_compare_and_nothing_to_draw(trained_home: Home) -> None:
+    registry = Registry(trained_home)
+    with connect(trained_home.warehouse) as con:
+        con.execute("DELETE FROM table_drops WHERE drop = 'history'")
+        comparison = compare(con, registry, "1", "1")
+    assert len(comparison.labels) == 0
+    assert not comparison.verdict().passed
+    assert plots(comparison, ("1", "1")) == {}

@@ -248,6 +248,15 @@ def test_a_stage_that_does_not_exist_is_refused(registry: Registry) -> None:
     assert transitions(registry) == before
 
 
+def test_the_champion_is_asked_of_mlflow_where_its_table_is_another(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("junk_leads.stores.registry.alias_of", lambda *_: (False, None))
+    assert registry.champion_version() == "1"
+    registry.promote("1", "archived")
+    assert registry.champion_version_or_none() is None
+
+
 @pytest.mark.parametrize("version", ["4", "02", "", "2' OR name = 'x"])
 def test_a_version_that_does_not_exist_is_refused(version: str, registry: Registry) -> None:
     before = stages(registry)

@@ -14,7 +14,7 @@ import pytest
 
 from junk_leads.errors import DropUnknown, WarehouseUnavailable
 from junk_leads.stores import warehouse
-from junk_leads.stores.warehouse import connect, holds, rows_of, store
+from junk_leads.stores.warehouse import connect, holds, rows_of, store, take_back
 
 RESTORE = f"nothing was changed: {warehouse.RESTORE}"
 
@@ -286,6 +286,22 @@ def test_a_refused_drop_among_several_is_not_held(con: duckdb.DuckDBPyConnection
         rows_of(con, "t", ["refused"])
 
 
+@pytest.mark.usefixtures("redelivered")
+def test_a_taking_back_that_fails_leaves_everything_as_it_was(
+    con: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise duckdb.IOException("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("junk_leads.stores.warehouse._forget_former", fail)
+        with pytest.raises(duckdb.IOException):
+            take_back(con, "a")
+    assert holds(con, "raw_leads") == {"a": "second", "b": "first"}
+    take_back(con, "a")  # neither delivery of it had passed
+    assert holds(con, "raw_leads") == {"b": "first"}
+
+
 # The file
 
 
@@ -336,6 +352,21 @@ def test_who_waits_is_told_whom_for_once(path: Path, caplog: pytest.LogCaptureFi
     (told,) = [record.getMessage() for record in caplog.records]
     assert told.startswith("waiting for the warehouse, at most 2.5 s: it is held by ")
     assert f"(PID {process.pid})" in told
+
+
+def test_where_no_turn_can_be_kept_the_file_is_opened_all_the_same(path: Path) -> None:
+    path.with_name(f"{path.name}.turn").mkdir()
+    connect(path).close()
+    assert path.exists()
+
+
+def test_a_warehouse_that_cannot_be_made_is_one_line(path: Path) -> None:
+    path.with_name("making.lock").mkdir()
+    with pytest.raises(
+        WarehouseUnavailable, match=r"/warehouse.duckdb cannot be made \(Is a directory\); check the disk"
+    ):
+        connect(path)
+    assert not path.exists()
 
 
 GREEDY = """
