@@ -27,7 +27,7 @@ LEAST_MEMORY = 15 * 10**8
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 # How many times its own size a file needs on disk, measured with generated leads (docs/performance.md): its copy and
 # its tables, and what DuckDB puts aside when memory is short; scored, the CSV with its reasons as well.
-DISK_TO_READ, DISK_TO_SCORE = 4.0, 11.0
+DISK_TO_READ, DISK_TO_SCORE = 4.0, 8.0
 COMPRESSED = {".gz": 8.0, ".parquet": 10.0}  # how many times its size a file of leads is as a CSV
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 _OF_STORES = (duckdb.Error, sqlite3.Error)

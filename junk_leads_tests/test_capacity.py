@@ -97,12 +97,12 @@ def test_a_file_that_the_disk_has_no_room_for_is_refused_before_anything_is_writ
 
 
 def test_scoring_and_what_is_compressed_need_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, packed = tmp_path / "a.csv", tmp_path / "a.csv.gz"
-    for path in (plain, packed):
+    plain, packed, columns = (tmp_path / f"a{suffix}" for suffix in (".csv", ".csv.gz", ".parquet"))
+    for path in (plain, packed, columns):
         path.write_bytes(b"x" * 10**6)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 60 * 10**6))
-    refuse_without_room(tmp_path, plain, scored=False)  # 4 MB of 10
-    for file, scored in ((plain, True), (packed, False)):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 57 * 10**6))
+    refuse_without_room(tmp_path, plain, scored=False)  # 4 MB of 7
+    for file, scored in ((plain, True), (packed, False), (columns, False)):
         with pytest.raises(CapacityExceeded):
             refuse_without_room(tmp_path, file, scored=scored)
 

@@ -244,19 +244,41 @@ def test_the_index_lists_scored_drops_and_what_is_not_scored_is_refused(
 
 
 @pytest.mark.long
-def test_a_drop_of_no_lead_or_one_has_its_report_and_call_list(
+def test_a_drop_of_no_lead_of_one_or_of_one_grade_has_its_report_and_call_list(
     trained_home: Home, write_csv: Callable[..., Path], junk_leads: Callable[..., Outcome]
 ) -> None:
     columns = tuple(name for name in SCHEMA.names if name != SCHEMA.label)
     files = [write_csv(f"rows{rows}.csv", *[{}] * rows, columns=columns) for rows in (0, 1)]
-    done = junk_leads("score", *files, "--json")
+    alike = [{"created_date": f"2021-07-01 00:00:{second:02d}"} for second in range(30)]
+    done = junk_leads("score", *files, write_csv("alike.csv", *alike, columns=columns), "--json")
     assert (done.code, done.failures) == (0, [])
+    of_one_grade = read(trained_home.predictions / "alike.call_list.csv")
+    assert (len(of_one_grade), len({row["grade"] for row in of_one_grade})) == (30, 1)
+    assert "alike: whom to call" in (trained_home.reports / "alike.html").read_text()
     for rows in (0, 1):
         assert len(read(trained_home.predictions / f"rows{rows}.call_list.csv")) == rows
         page = (trained_home.reports / f"rows{rows}.html").read_text()
         assert ("There is nothing to believe" in page) == (rows == 0)
         book = openpyxl.load_workbook(trained_home.predictions / f"rows{rows}.call_list.xlsx")
         assert book["Call list"].max_row == rows + 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_is_one_plain_line_and_leaves_the_former_files(trained_home: Home) -> None:
+    folders = (trained_home.predictions, trained_home.reports)
+    parts = [folders[0] / "new.call_list.xlsx.part", folders[0] / "new.call_list.csv.part", folders[1] / "new.part"]
+    for part in parts:
+        before = {path: path.read_bytes() for folder in folders for path in folder.glob("new.*")}
+        part.symlink_to("/dev/full")
+        failed = run_command("report", "new", home=trained_home)
+        part.unlink(missing_ok=True)
+        assert failed.code == 1
+        (line,) = failed.failures
+        assert line.startswith("the disk is full, or cannot be written"), part
+        assert line.endswith("free some space and run it again")
+        assert {path for folder in folders for path in folder.glob("new.*")} == set(before)
+        assert before[trained_home.reports / "new.html"] == (trained_home.reports / "new.html").read_bytes()
+    assert run_command("report", "new", home=trained_home).code == 0
 
 
 # One lead
