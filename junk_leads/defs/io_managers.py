@@ -23,7 +23,6 @@ from junk_leads.stores.warehouse import connect, rows_of, store
 
 PREVIEW_ROWS = 5
 PREVIEW_COLUMNS = 14
-POOL = "warehouse"
 
 Tables: TypeAlias = Mapping[str, Output]
 

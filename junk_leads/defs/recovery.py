@@ -26,7 +26,7 @@ _SKIPPED_JOB = "skipped_checks"
 _SKIPPED_WHY = "holds the checks that no run came to, because a step before them had failed; it does nothing"
 HELD_FROM_START = {"junk_leads/lock": "held from the start"}  # the tag of runs whose process took the lock before them
 _WHY = "its process ended before it did; the warehouse holds what it held before: launch it again"
-_SETTLED_SECONDS = 60.0  # after which a run without a pool slot has taken the lock, or never will
+_SETTLED_SECONDS = 60.0  # after which a run without a step has taken the lock, or never will
 _UNFINISHED = (
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -55,24 +55,26 @@ def _alone(path: Path) -> Iterator[bool]:
 def fail_dead_runs(instance: dg.DagsterInstance, home: Home) -> list[str]:
     """Fail the runs that are under way by their records though no process runs any; returns their ids.
 
-    A run that holds a slot of a pool has taken the lock before, and so has one that says so by its tag; of others only
+    A run of which a step has started has taken the lock before, and so has one that says so by its tag; of others only
     those that started a while ago count.
     """
     with _alone(home.running_lock) as nobody_runs:
         if not nobody_runs:
             return []
-        storage = instance.event_log_storage
-        holders = storage.get_concurrency_run_ids() if storage.supports_global_concurrency_limits else set()
         dead = []
         for record in instance.get_run_records(dg.RunsFilter(statuses=list(_UNFINISHED))):
             run = record.dagster_run
             settled = record.start_time is not None and time.time() - record.start_time > _SETTLED_SECONDS
-            if run.run_id in holders or settled or HELD_FROM_START.items() <= run.tags.items():
+            if settled or HELD_FROM_START.items() <= run.tags.items() or _has_begun(instance, run.run_id):
                 instance.report_run_failed(run, _WHY)
                 dead.append(run.run_id)
-        for run_id in holders:
-            storage.free_concurrency_slots_for_run(run_id)
         return dead
+
+
+def _has_begun(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether a step of a run has started: its resources, the lock among them, are there before."""
+    begun = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_START, limit=1)
+    return bool(begun.records)
 
 
 def skip_checks(instance: dg.DagsterInstance, run_id: str) -> int:

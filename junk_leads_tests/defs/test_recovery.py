@@ -21,15 +21,16 @@ from junk_leads.steps.leads.generating import write_leads
 from junk_leads_tests.conftest import run_command
 
 
-def wait_for_slot(home: Home, process: subprocess.Popen[bytes]) -> str:
-    """The run that holds the warehouse's slot, as soon as one does."""
+def wait_for_step(home: Home, process: subprocess.Popen[bytes]) -> str:
+    """The run under way, as soon as a step of it has started."""
     deadline = time.monotonic() + 60
     with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
         while time.monotonic() < deadline and process.poll() is None:
-            for run_id in instance.event_log_storage.get_concurrency_run_ids():
-                return run_id
+            for run in instance.get_runs(limit=1):
+                if instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_START, limit=1).records:
+                    return run.run_id
             time.sleep(0.05)
-    raise AssertionError("no run took a slot")
+    raise AssertionError("no step started")
 
 
 def test_after_a_run_was_killed_the_next_command_goes_on_and_the_dead_run_is_told_as_failed(
@@ -44,7 +45,7 @@ def test_after_a_run_was_killed_the_next_command_goes_on_and_the_dead_run_is_tol
     process = subprocess.Popen(
         command, env={**os.environ, "JUNK_LEADS_HOME": str(home.root)}, stderr=subprocess.DEVNULL
     )
-    dead = wait_for_slot(home, process)
+    dead = wait_for_step(home, process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     done = run_command("ingest", second, "--json", home=home)
@@ -62,12 +63,11 @@ def test_a_run_is_left_alone_while_any_process_runs_one(home: Home) -> None:
     with platform(home) as found:
         job = found.definitions.resolve_job_def("data_pipeline")
         run = found.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-        found.instance.event_log_storage.initialize_concurrency_limit_to_default("warehouse")
-        found.instance.event_log_storage.claim_concurrency_slot("warehouse", run.run_id, "raw_leads")
+        begun = dg.DagsterEvent(dg.DagsterEventType.STEP_START.value, job.name, step_key="raw_leads")
+        found.instance.report_dagster_event(begun, run.run_id)
         with hold(home.running_lock), hold(home.running_lock):
             assert fail_dead_runs(found.instance, home) == []
         assert fail_dead_runs(found.instance, home) == [run.run_id]
-        assert found.instance.event_log_storage.get_concurrency_run_ids() == set()
         assert fail_dead_runs(found.instance, home) == []
 
 

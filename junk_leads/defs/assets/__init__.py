@@ -11,7 +11,6 @@ from typing import Any
 import dagster as dg
 
 from junk_leads.defs.checks import check_specs
-from junk_leads.defs.io_managers import POOL
 from junk_leads.errors import JunkLeadsError
 
 # backfill policies are beta in Dagster 1.13; without one, training from the UI would be a run for each drop
@@ -48,7 +47,7 @@ def freshness() -> dict[str, Any]:
 
 
 def declared(name: str, group: str, kinds: set[str], *, by_drop: bool = True, **more: Any) -> dict[str, Any]:
-    """What an asset's declaration shares with the others: storage, pool, owners, the checks of its suite."""
+    """What an asset's declaration shares with the others: storage, owners, the checks of its suite."""
     partitions = more.pop("partitions_def", DROPS if by_drop else None)
     # a run takes one drop, whose checks are kept beside the others'; of labelled drops it takes many at once
     checked_by = partitions if partitions is DROPS else None
@@ -59,7 +58,6 @@ def declared(name: str, group: str, kinds: set[str], *, by_drop: bool = True, **
         "kinds": kinds,
         "owners": OWNERS,
         "io_manager_key": "warehouse",
-        "pool": POOL,
         "partitions_def": partitions,
         "check_specs": check_specs(name, checked_by) if specs is None else specs,
         **more,

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from junk_leads.defs.assets import DATA_PIPELINE, OWNERS
 from junk_leads.defs.checks import inert, plain_failures
-from junk_leads.defs.io_managers import POOL, Warehouse
+from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.resources import HomeResource
 from junk_leads.stores.drops.code_maps import CodeMap, read_codes, write_codes
 from junk_leads.stores.drops.trusting import propose_codes
@@ -49,7 +49,6 @@ class CodesConfig(dg.Config):
     kinds={"duckdb"},
     owners=OWNERS,
     io_manager_key="warehouse",
-    pool=POOL,
 )
 def code_maps(
     context: dg.AssetExecutionContext,
