@@ -5,12 +5,14 @@ them. What does not: which drops are labelled (`stores/drops/labelled.py`).
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import dagster as dg
 import duckdb
 
 from junk_leads.stores.drops.labelled import labelled_drops, uncounted
 
+LOOKED_AT = "junk_leads/looked_at"  # the tag of a run of training
 LABELLED_DROPS = dg.DynamicPartitionsDefinition(name="labelled_drops")
 
 
@@ -34,10 +36,17 @@ def to_train(
     Counts are made of the drops from the first to the last that have none of their present leads; when all have,
     of none.
     """
+    looked = {LOOKED_AT: datetime.now(UTC).isoformat()}
     keep_labelled_drops(instance, con)
     new = set(uncounted(con))
     ordered = [drop for drop in instance.get_dynamic_partitions(str(LABELLED_DROPS.name)) if drop in new]
     if not ordered:
-        return [dg.AssetKey(asset) for asset in assets[1:]], {}
+        return [dg.AssetKey(asset) for asset in assets[1:]], looked
     tags = {"dagster/asset_partition_range_start": ordered[0], "dagster/asset_partition_range_end": ordered[-1]}
-    return [dg.AssetKey(asset) for asset in assets], tags
+    return [dg.AssetKey(asset) for asset in assets], {**tags, **looked}
+
+
+def looked_at(run: dg.DagsterRun) -> datetime | None:
+    """When it was looked which drops a run of training has to count; None for a run that somebody put together."""
+    told = run.tags.get(LOOKED_AT)
+    return datetime.fromisoformat(told) if told else None

@@ -13,7 +13,7 @@ import pytest
 from junk_leads.definitions import build_defs
 from junk_leads.defs.assets.champion import announcer
 from junk_leads.defs.jobs import TRAINING_ASSETS
-from junk_leads.defs.labelled_drops import to_train
+from junk_leads.defs.labelled_drops import LOOKED_AT, to_train
 from junk_leads.errors import JunkLeadsError, RegistryError
 from junk_leads.home import Home
 from junk_leads.running.launching import Platform, platform
@@ -174,7 +174,9 @@ def test_only_labelled_drops_are_partitions_of_the_counts(story: Story) -> None:
 
 def test_a_training_counts_new_drops_only_and_learns_from_all(story: Story) -> None:
     assert story.counted == {"history": 1, "august": 1}
-    assert story.nothing_new == ([dg.AssetKey("significant_levels"), dg.AssetKey("lightgbm_model")], {})
+    selection, tags = story.nothing_new
+    assert selection == [dg.AssetKey("significant_levels"), dg.AssetKey("lightgbm_model")]
+    assert set(tags) == {LOOKED_AT}
     rows = query(story.home, "SELECT drop, count(*) FROM cleaned_leads WHERE drop IN ('history', 'august') GROUP BY 1")
     assert story.drops_of_the_second == dict(sorted(rows))
 
@@ -237,3 +239,19 @@ def test_levels_are_not_learned_while_a_labelled_drop_is_not_counted(trained_hom
     assert str(refused.value) == (
         "the leads of august are labelled but not counted; run the whole training pipeline, which counts them first"
     )
+
+
+def test_a_labelled_drop_that_comes_while_a_training_is_under_way_waits_for_the_next(
+    trained_home: Home, tmp_path: Path
+) -> None:
+    august = tmp_path / "august.csv"
+    write_leads(august, 200, seed=8)
+    with platform(trained_home) as found:
+        with connect(trained_home.warehouse) as con:
+            _, tags = to_train(found.instance, con, TRAINING_ASSETS)
+        found.process(august, "data_pipeline")
+        found.launch("training_pipeline", tags=tags, selection=[dg.AssetKey("significant_levels")])
+        with connect(trained_home.warehouse) as con:
+            selection, tags = to_train(found.instance, con, TRAINING_ASSETS)
+    assert dg.AssetKey("lead_counts") in selection
+    assert tags["dagster/asset_partition_range_start"] == "august"

@@ -16,7 +16,7 @@ from junk_leads.defs.assets.champion import tell_of_champion
 from junk_leads.defs.checks import check_specs, evaluate, plain_failures, publish, stage, tell
 from junk_leads.defs.expectations import load_suite, looks_of
 from junk_leads.defs.io_managers import Warehouse
-from junk_leads.defs.labelled_drops import LABELLED_DROPS
+from junk_leads.defs.labelled_drops import LABELLED_DROPS, looked_at
 from junk_leads.defs.resources import EngineResource, HomeResource
 from junk_leads.defs.trust import Accepting, trust_of, trust_specs
 from junk_leads.engine.drops import MadeTable, encode_drop
@@ -76,7 +76,9 @@ def lead_counts_checks(
 
 
 @dg.asset(**declared("significant_levels", TRAINING_PIPELINE, {"duckdb"}, by_drop=False))
-def significant_levels(warehouse: dg.ResourceParam[Warehouse], lead_counts: duckdb.DuckDBPyRelation) -> Iterator[Any]:
+def significant_levels(
+    context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse], lead_counts: duckdb.DuckDBPyRelation
+) -> Iterator[Any]:
     """Significant levels: one row for each level of platform, medium, source and city that training keeps.
 
     The most frequent levels that together reach 90 % of the labelled leads; the rest become `others`. They are
@@ -87,7 +89,7 @@ def significant_levels(warehouse: dg.ResourceParam[Warehouse], lead_counts: duck
         levels = stage(
             con, "significant_levels", learn_significant_levels(con, learned_once(con, lead_counts), LEVEL_COLUMNS)
         )
-        missing = uncounted(con)
+        missing = uncounted(con, looked_at(context.run))  # of what came since the next training learns
         if missing:
             raise TrainingRefused(
                 f"the leads of {', '.join(missing[:3])} are labelled but not counted; run the whole training pipeline, "

@@ -6,6 +6,7 @@ what training learns from: each lead once. What does not: counting (`steps/leads
 """
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 
 import duckdb
 
@@ -25,12 +26,15 @@ def labelled_drops(con: duckdb.DuckDBPyConnection) -> list[str]:
     return [drop for drop, _ in _drops(con)]
 
 
-def uncounted(con: duckdb.DuckDBPyConnection) -> list[str]:
-    """The labelled drops whose leads are not counted, or were before they were last cleaned, in the order they came."""
-    return [drop for drop, is_counted in _drops(con) if not is_counted]
+def uncounted(con: duckdb.DuckDBPyConnection, before: datetime | None = None) -> list[str]:
+    """The labelled drops whose leads are not counted, or were before they were last cleaned, in the order they came.
+
+    Those that came since `before` are left out, if it is given.
+    """
+    return [drop for drop, is_counted in _drops(con, before) if not is_counted]
 
 
-def _drops(con: duckdb.DuckDBPyConnection) -> list[tuple[str, bool]]:
+def _drops(con: duckdb.DuckDBPyConnection, before: datetime | None = None) -> list[tuple[str, bool]]:
     """The labelled drops, each with whether its counts are of what is there now."""
     if not has_table(con, "delivered_drops"):
         return []
@@ -43,8 +47,10 @@ def _drops(con: duckdb.DuckDBPyConnection) -> list[tuple[str, bool]]:
         LEFT JOIN {HOLDINGS} AS counted ON counted.table_name = '{COUNTS}' AND counted.drop = made.drop
         WHERE made.table_name = 'interaction_groups' AND made.row_count > 0
             AND delivered.labelled AND read.content = made.content
+            AND made.stored_at < coalesce(?::TIMESTAMPTZ, 'infinity')
         ORDER BY made.stored_at, made.drop
-        """
+        """,
+        [before],
     ).fetchall()
 
 
