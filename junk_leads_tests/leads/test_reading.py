@@ -326,6 +326,7 @@ def test_a_field_that_is_too_long_costs_its_record_alone_whole_lines_and_all(del
     ("setting", "value", "told"),
     [
         ("JUNK_LEADS_LONGEST_FIELD", "8", "has a field of over 8 characters (JUNK_LEADS_LONGEST_FIELD)"),
+        ("JUNK_LEADS_LONGEST_FIELD", "0", "has a field of over 0 characters (JUNK_LEADS_LONGEST_FIELD)"),
         ("JUNK_LEADS_LONGEST_LINE", "50", "expected at most 50 bytes (JUNK_LEADS_LONGEST_LINE sets another cap)"),
         ("JUNK_LEADS_MOST_COLUMNS", "44", "expected at most 44 columns (JUNK_LEADS_MOST_COLUMNS sets another cap)"),
         ("JUNK_LEADS_MOST_COLUMNS", "many", "JUNK_LEADS_MOST_COLUMNS is 'many', which is no number"),

@@ -197,7 +197,7 @@ def _is_plain(data: bytes, line: int) -> bool:
         as_text(data, line)
     if b'"' in data or b"\0" in data or data.startswith(codecs.BOM_UTF8):  # Arrow would take the mark away
         return False
-    window = LONGEST_FIELD.value // 2  # a line without an end in one may hold a field that is too long
+    window = max(LONGEST_FIELD.value // 2, 1)  # a line without an end in one may hold a field that is too long
     return all(data.find(b"\n", at, at + window) >= 0 for at in range(0, len(data) - window, window))
 
 
