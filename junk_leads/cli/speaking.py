@@ -6,6 +6,7 @@ What lives here: what every command shares. What does not: any command.
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +44,12 @@ _OVER_A_BAR = "\r\x1b[K"  # from the line's start, which is then empty
 
 def tell(line: str) -> None:
     """Progress, on stderr."""
-    typer.echo(f"{_OVER_A_BAR if sys.stderr.isatty() else ''}… {' '.join(line.split())}", err=True)
+    typer.echo(f"{_OVER_A_BAR if sys.stderr.isatty() else ''}… {_in_one_line(line)}", err=True)
+
+
+def _in_one_line(text: str) -> str:
+    """The text without line ends, which a file's name may hold; other blanks are part of its path."""
+    return re.sub(r"\s*[\r\n]+\s*", " ", text)
 
 
 class Telling(logging.Handler):
@@ -77,7 +83,7 @@ def named(files: Sequence[str | Path]) -> list[str | Path]:
 
 def refuse(line: str) -> None:
     """What was refused or failed, on stderr, in one line whatever a file is called."""
-    typer.echo(f"junk-leads: {' '.join(line.split())}", err=True)
+    typer.echo(f"junk-leads: {_in_one_line(line)}", err=True)
 
 
 def answer(as_json: bool, content: dict[str, Any], text: str) -> None:

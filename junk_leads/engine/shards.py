@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from junk_leads.errors import DropRefused, JunkLeadsError, StorageUnavailable
-from junk_leads.steps.leads.splitting import SUFFIXES
+from junk_leads.steps.leads.splitting import NAMED, SUFFIXES
 
 MANIFEST = ".shards"  # how a manifest's name ends
 WILDCARDS = "*?["
@@ -79,7 +79,7 @@ def find_shards(asked: str) -> list[str]:
         ]
         if not names:
             raise DropRefused(
-                f"there is no file named {', '.join(SUFFIXES[:2])} or {SUFFIXES[2]} in {asked!r}",
+                f"there is no file named {NAMED} in {asked!r}",
                 do="check the name; quote a pattern, or the shell takes it apart",
             )
         return [system.unstrip_protocol(name) for name in sorted(names)]

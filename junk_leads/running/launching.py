@@ -135,7 +135,7 @@ class Platform(OfHome):
         try:
             self.launch(job, drop=delivery.drop, ops=ops)
         except JunkLeadsError as error:
-            raise JunkLeadsError(f"{Path(file).name}: {self._quarantined(delivery.drop, str(error))}") from error
+            raise JunkLeadsError(f"{Path(file).name}: {self._line_of_failure(delivery.drop, str(error))}") from error
         for known in self.rows(
             "SELECT * FROM known_leads WHERE drop = ? AND known_leads > 0", "known_leads", [delivery.drop]
         ):
@@ -145,7 +145,7 @@ class Platform(OfHome):
             )
         return self.ledger.newest(delivery.drop)
 
-    def _quarantined(self, drop: str, line: str) -> str:
+    def _line_of_failure(self, drop: str, line: str) -> str:
         """The line that refuses a drop, with what to do and where its file is; any other failure's as it is."""
         delivery = self.ledger.newest(drop)
         if delivery.status != "refused":

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from junk_leads.errors import DropRefused
-from junk_leads.steps.leads.splitting import SUFFIXES
+from junk_leads.steps.leads.splitting import NAMED, SUFFIXES
 from junk_leads.stores.ledger import Delivery, content_of, drop_key
 
 MOST_ATTEMPTS = 3
@@ -76,7 +76,7 @@ def decide(
             decisions.append(Decision(file.name, "skip", "not a regular file; deliver the file itself"))
             continue
         if not file.name.lower().endswith(SUFFIXES):
-            decisions.append(Decision(file.name, "skip", f"not named {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"))
+            decisions.append(Decision(file.name, "skip", f"not named {NAMED}"))
             continue
         if file.name.encode("utf-8", "replace").decode() != file.name:
             decisions.append(Decision(file.name, "skip", "its name is not UTF-8 text; rename it"))

@@ -79,8 +79,10 @@ def drop_key(file_name: str) -> str:
 
 def _suffix(file_name: str) -> str:
     """How a file of ours is named that holds the content of a delivered one."""
-    known = (MANIFEST, *SUFFIXES)
-    return next((suffix for suffix in known if file_name.lower().endswith(suffix)), SUFFIXES[0])
+    if file_name.endswith(MANIFEST):
+        return MANIFEST
+    last = Path(file_name.lower()).suffix  # x.gz is compressed too
+    return next((suffix for suffix in SUFFIXES if suffix.endswith(last)), SUFFIXES[0])
 
 
 def content_of(path: Path) -> str:

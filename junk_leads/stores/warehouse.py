@@ -35,7 +35,7 @@ from junk_leads.stores.making import alone, make_whole
 
 WAIT_SECONDS = 300.0
 TELL_SECONDS = 1.0  # a shorter wait is not told
-_POLL_SECONDS = 0.05
+_POLL_SECONDS, _OUT_OF_TURN_SECONDS = 0.05, 1.0
 _log = logging.getLogger(__name__)
 RESTORE = (
     "restore a backup into an empty home (`junk-leads restore DIR`), or move it away and have the tables made again "
@@ -74,12 +74,13 @@ def connect(path: Path, *, wait_seconds: float | None = None) -> duckdb.DuckDBPy
     patience = number_setting("JUNK_LEADS_WAIT_SECONDS", WAIT_SECONDS) if wait_seconds is None else wait_seconds
     if not path.exists() and path.parent.is_dir():
         _make_at(path)
-    started, told = time.monotonic(), False
+    started, told, out_of_turn = time.monotonic(), False, _OUT_OF_TURN_SECONDS
     with _turn(path) as is_next:
         while True:
             waited = time.monotonic() - started
-            # also when others are next once a second: this process may have the file open that they wait for
-            if is_next() or waited >= patience or int(waited) > int(waited - _POLL_SECONDS):
+            # also out of turn, now and then: this process may have the file open that who is next waits for
+            if is_next() or waited >= min(patience, out_of_turn):
+                out_of_turn = waited + _OUT_OF_TURN_SECONDS
                 found = _opened_or_held(path)
                 if not isinstance(found, str):
                     break

@@ -282,6 +282,18 @@ def test_a_file_that_is_gone_is_refused_all_the_same(ledger: Ledger, incoming: C
     assert ledger.newest("july").status == "refused"
 
 
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [("a.gz", ".csv.gz"), ("a.CSV.GZ", ".csv.gz"), ("a.Parquet", ".parquet"), ("a", ".csv"), ("a.txt", ".csv")],
+)
+def test_a_file_that_is_handed_over_is_read_as_its_name_says(
+    home: Home, ledger: Ledger, tmp_path: Path, name: str, suffix: str
+) -> None:
+    file = tmp_path / name
+    file.write_text("one")
+    assert hand_over(home, ledger, file).path.name.endswith(f"{content_of(file)[:12]}{suffix}")
+
+
 def test_a_content_that_was_never_delivered_is_told(ledger: Ledger, incoming: Callable[..., Path]) -> None:
     file = incoming("july.csv")
     delivered = ledger.deliver(file, content_of(file))

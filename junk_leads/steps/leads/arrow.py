@@ -23,7 +23,7 @@ ARROW_TYPES = {
 
 
 def parquet_as_csv(file: BinaryIO, largest: int) -> Iterator[bytes]:
-    """The CSV that a Parquet file of leads stands for, some hundred rows at a time, so that both are read by one rule.
+    """The CSV that a Parquet file of leads stands for, a thousand rows at a time, so that both are read by one rule.
 
     Moments are written as the schema's dates, whole numbers without a point, what is missing as an empty cell. No more
     than a piece of it is in memory, however few bytes of the file a long text needs. Raises DropRefused for what is no
@@ -36,10 +36,13 @@ def parquet_as_csv(file: BinaryIO, largest: int) -> Iterator[bytes]:
         with parquet.ParquetFile(file) as found:
             if sum(found.metadata.row_group(at).total_byte_size for at in range(found.num_row_groups)) > largest:
                 raise OverflowError
-            texts = [field.name for field in found.schema_arrow if pa.types.is_string(field.type)]
+            texts = [field.name for field in found.schema_arrow if _is_text(field.type)]
             schema = pa.schema([(name, pa.string()) for name in found.schema_arrow.names])
+            metadata = found.metadata
             yield _csv_of(schema.empty_table(), header=True)
-        with parquet.ParquetFile(file, read_dictionary=texts) as found:  # a text that is there often is there once
+        with parquet.ParquetFile(
+            file, metadata=metadata, read_dictionary=texts
+        ) as found:  # a text that is there often is there once
             for batch in found.iter_batches(batch_size=PARQUET_ROWS):
                 if sum(map(_text_bytes, batch.columns)) > PARQUET_PIECE:
                     raise OverflowError
@@ -57,6 +60,10 @@ def _csv_of(cells: Any, *, header: bool) -> bytes:
     out = pa.BufferOutputStream()
     csv.write_csv(cells, out, csv.WriteOptions(include_header=header))
     return bytes(out.getvalue())
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return kind in (pa.string(), pa.large_string(), pa.binary())
 
 
 def _text_bytes(cells: pa.Array) -> int:

@@ -30,6 +30,7 @@ from junk_leads.errors import DropRefused
 from junk_leads.steps.leads.arrow import parquet_as_csv
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")  # of files of leads
+NAMED = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 BLOCK_BYTES = 1 << 20  # read at a time; a block ends at its last whole line
 LONGEST_LINE = Cap("JUNK_LEADS_LONGEST_LINE", 8 << 20, "bytes")  # a longer one refuses the file
 # A quoted record that goes on for longer counts as unclosed, and a longer field rejects its row.
@@ -248,10 +249,8 @@ def split(lines: list[str], width: int, *, final: bool) -> tuple[list[Record], i
                 if end - start > 1 and _swallows_rows(fields, lines[start:end], width):
                     break
                 if len(fields) > 1 or lines[start].strip(" \t\r\n"):
-                    fault_found = _fault(fields, width, has_nul)
-                    if sum(map(len, lines[start:end])) > longest_field < max(map(len, fields)):
-                        fault_found = _too_long()
-                    records.append(Record(start, end, [] if fault_found else fields, fault_found))
+                    of_record = _fault(fields, width, has_nul, longest_field)
+                    records.append(Record(start, end, [] if of_record else fields, of_record))
                 start = end
             else:
                 break
@@ -280,7 +279,9 @@ def _too_long() -> str:
     return f"has a field of over {LONGEST_FIELD.value:,} characters ({LONGEST_FIELD.variable})"
 
 
-def _fault(fields: list[str], width: int, has_nul: bool) -> str | None:
+def _fault(fields: list[str], width: int, has_nul: bool, longest_field: int) -> str | None:
+    if max(map(len, fields), default=0) > longest_field:
+        return _too_long()
     if has_nul and any("\0" in field for field in fields):
         return "holds a NUL byte"
     return None if len(fields) == width else f"has {len(fields)} fields where the header has {width}"

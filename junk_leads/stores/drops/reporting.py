@@ -209,13 +209,12 @@ def _shares(
 
 def _value_name(column: str, value: str) -> str:
     """A value of a profile as people say it."""
-    if value == NONE_GIVEN:
-        return "none given"
-    if value == UNLISTED:
-        return "unlisted"
-    if column == "city_mapped" and value != ONE_OF_THE_RARE:
+    known = {NONE_GIVEN: "none given", UNLISTED: "unlisted", ONE_OF_THE_RARE: ONE_OF_THE_RARE}
+    if value in known:
+        return known[value]
+    if column == "city_mapped":
         return city_name(value)
-    if column == "hour" and value != ONE_OF_THE_RARE:
+    if column == "hour":
         return f"{value} h"
     if column == "referred_lead":
         return {"0": "no", "1": "yes"}.get(value, "more than once")
