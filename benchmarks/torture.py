@@ -11,6 +11,7 @@ import csv
 import gzip
 import hashlib
 import io
+import json
 import os
 import random
 import shutil
@@ -24,8 +25,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import killing
 import pyarrow as pa
 from pyarrow import parquet
 
@@ -228,58 +230,132 @@ def told_plainly(process: "subprocess.Popen[str]", name: str) -> str:
     return f"{name} told more than plain lines: {strange[:3]}" if strange else ""
 
 
-def account(home: Path) -> dict[str, object]:
-    """What the stores of a home say of drops: the rows of each table, and where every delivery's file is."""
-    from junk_leads.home import Home
-    from junk_leads.stores.ledger import Ledger
-    from junk_leads.stores.warehouse import HOLDINGS, connect
-
-    at = Home(home)
-    with connect(at.warehouse) as con:
-        rows = con.execute(f"SELECT table_name, drop, content, row_count FROM {HOLDINGS} ORDER BY ALL").fetchall()
-    kept = ("raw_leads", "cleaned_leads", "interaction_groups", "encoded_features", "predictions", "prediction_summary")
-    files = sorted((d.drop, d.content, d.status, d.path.is_file()) for d in Ledger(at).deliveries())
-    return {"rows": [row for row in rows if row[0] in kept], "files": files}
-
-
-@trial(times=100)
+@trial(times=1_000)
 def kills(folder: Path, chance: random.Random) -> str:
-    """A command is killed at a random moment; the same again ends as it does undisturbed, and the doctor is content."""
-    source, home = trained_home(folder), folder / f"home-{chance.getrandbits(64):x}"
-    first, second = (generated(folder, seed, 1_500) for seed in (11, 12))
-    replaced = folder / "replacing" / first.name  # another content under the same name
-    replaced.parent.mkdir(exist_ok=True)
-    shutil.copyfile(second, replaced)
+    """A command is killed at a moment or a durable call; the same again ends as undisturbed, and the doctor is content.
+
+    At a random moment, or before or after one of the calls that make something durable, by turns; the places that were
+    hit are counted in `kills-hit.json` in the current folder.
+    """
+    name = chance.choice(("ingest", "replace", "score", "score", "train", "promote", "rollback", "sensor", "backup"))
+    *before, last = killed_commands(folder, name)
+    undisturbed = undisturbed_home(folder, name)
+    home = folder / f"home-{chance.getrandbits(64):x}"
+    shutil.copytree(home_to_kill_in(folder), home)
+    backup, copy = folder / f"backup-{home.name}", folder / f"restored-{home.name}"
+    last = tuple(backup if argument == BACKUP else argument for argument in last)
+    if name == "sensor":
+        shutil.copyfile(generated(folder, 11, 300), home / "incoming" / "leads_11.csv")
+    wrong = next(filter(None, (killing.done(home, *command) for command in before)), "")
+    at = chance.choice(undisturbed.calls)
+    if chance.random() < 0.4:
+        where = killing.killed_at_random(killing.Command(home, *last), chance, undisturbed.seconds)
+    else:
+        log, after = folder / f"{home.name}.strace", chance.random() < 0.5
+        where = killing.killed_at(killing.Command(home, *last, traced=True), at, log, after=after)
+        log.unlink()
+    note_hit(f"{name}: {where}")
+    settled = {  # what was done before the kill, and would be done once more
+        "backup": backup.exists,
+        "rollback": lambda: champion(home) == "1",
+        "train": lambda: trained(home) == 3,
+    }
+    if not settled.get(name, bool)():
+        wrong = wrong or killing.done(home, *last)
+    wrong = wrong or killing.done(home, "doctor")
+    wrong = wrong or killing.difference(killing.account(home), undisturbed.account)
+    if not wrong and name == "backup":
+        wrong = killing.done(copy, "restore", backup) or killing.done(copy, "doctor")
+        wrong = wrong or killing.difference(killing.account(copy), undisturbed.account)
+    for left in (home, backup, copy):
+        shutil.rmtree(left, ignore_errors=True)
+    return wrong and f"{name}, killed at {where}: {wrong}"
+
+
+BACKUP = "a new folder"  # in place of the folder of a backup
+
+
+def killed_commands(folder: Path, name: str) -> list[tuple[object, ...]]:
+    """What is done before, and last the command that is killed."""
+    first, second = (generated(folder, seed, 300) for seed in (11, 12))
+    replacing = folder / "replacing" / first.name  # another content under the same name
+    replacing.parent.mkdir(exist_ok=True)
+    shutil.copyfile(second, replacing)
+    to_production = ("models", "promote", "2", "--to", "production", "--force", "--why", "torture")
     commands: dict[str, list[tuple[object, ...]]] = {
         "ingest": [("ingest", first)],
-        "replace": [("ingest", first), ("ingest", replaced)],
+        "replace": [("ingest", first), ("ingest", replacing)],
         "score": [("score", first)],
         "train": [("train", "--rounds", 20)],
-        "promote": [("models", "promote", "1", "--to", "staging")],
-        "backup": [("backup", folder / f"backup-{home.name}")],
+        "promote": [to_production],
+        "rollback": [to_production, ("models", "rollback")],
+        "backup": [("backup", BACKUP)],
+        "sensor": [(killing.SENSOR,)],
     }
-    name = chance.choice(list(commands))
-    *before, last = commands[name]
-    undisturbed = folder / f"undisturbed-{name}"
-    if not undisturbed.exists():
-        shutil.copytree(source, undisturbed)
-        wrong = next(filter(None, (done(undisturbed, *command) for command in commands[name])), "")
-        if wrong:
-            return wrong
-        shutil.rmtree(folder / f"backup-{home.name}", ignore_errors=True)
-    shutil.copytree(source, home)
-    wrong = next(filter(None, (done(home, *command) for command in before)), "")
-    process = started(home, *last)
-    time.sleep(chance.uniform(0.5, 12 if name in ("score", "train") else 7))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    if name != "backup" or not last[1].exists():  # type: ignore[attr-defined]
-        wrong = wrong or done(home, *last)
-    wrong = wrong or done(home, "doctor")
-    if not wrong and account(home) != account(undisturbed):
-        wrong = f"{name}: {account(home)} is not {account(undisturbed)}"
-    shutil.rmtree(home)
-    return wrong and f"{name}: {wrong}"
+    return commands[name]
+
+
+class Undisturbed(NamedTuple):
+    """What a command leaves when nobody kills it, its durable calls, and how long it takes."""
+
+    account: dict[str, Any]
+    calls: list[killing.DurableCall]
+    seconds: float
+
+
+@cache
+def home_to_kill_in(folder: Path) -> Path:
+    """A home with a scored drop and two versions, the first in production."""
+    home = trained_home(folder)
+    wrong = killing.done(home, "train", "--rounds", 20)
+    if wrong:
+        raise RuntimeError(wrong)
+    return home
+
+
+@cache
+def undisturbed_home(folder: Path, name: str) -> Undisturbed:
+    home = folder / f"undisturbed-{name}"
+    shutil.copytree(home_to_kill_in(folder), home)
+    *before, last = killed_commands(folder, name)
+    if name == "sensor":
+        shutil.copyfile(generated(folder, 11, 300), home / "incoming" / "leads_11.csv")
+    wrong = next(filter(None, (killing.done(home, *command) for command in before)), "")
+    last = tuple(folder / f"backup-{name}" if argument == BACKUP else argument for argument in last)
+    begun = time.perf_counter()
+    calls = killing.durable_calls(home, last)
+    seconds = time.perf_counter() - begun
+    wrong = wrong or killing.done(home, "doctor")
+    if wrong:
+        raise RuntimeError(wrong)
+    return Undisturbed(killing.account(home), calls, seconds)
+
+
+def champion(home: Path) -> str | None:
+    from junk_leads.home import Home
+    from junk_leads.stores.registry import Registry
+
+    return Registry(Home(home)).champion_version_or_none()
+
+
+def trained(home: Path) -> int:
+    """How many trainings came to their end."""
+    import dagster as dg
+
+    from junk_leads.home import Home
+    from junk_leads.running.instance import opened_instance
+
+    with opened_instance(Home(home)) as instance:
+        ended = dg.RunsFilter(job_name="training_pipeline", statuses=[dg.DagsterRunStatus.SUCCESS])
+        return instance.get_runs_count(ended)
+
+
+def note_hit(where: str) -> None:
+    """Count a place that was hit."""
+    hits = Path("kills-hit.json")
+    counts = json.loads(hits.read_text()) if hits.exists() else {}
+    counts[where] = counts.get(where, 0) + 1
+    hits.write_text(json.dumps(counts, indent=1, sort_keys=True))
 
 
 @trial(times=40)

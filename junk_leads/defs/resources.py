@@ -127,14 +127,22 @@ def mlflow_resource(home: Home) -> dg.ResourceDefinition:
 
 
 def _end_left_runs(registry: Registry, instance: dg.DagsterInstance | None) -> None:
-    """End MLflow's runs that are still under way though their run of Dagster is over: its process was killed."""
+    """End MLflow's runs that are still under way though their run of Dagster is over: its process was killed.
+
+    Or that had ended in time for MLflow, not for Dagster, which the last of them may have.
+    """
     client = registry.client
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None or instance is None:
         return
-    for run in client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'"):
+    where = [experiment.experiment_id]
+    for run in client.search_runs(where, "attributes.status = 'RUNNING'"):
         of = instance.get_run_by_id(run.data.tags.get("dagster_run_id", ""))
         if of is None or of.is_finished:
+            client.set_terminated(run.info.run_id, "KILLED")
+    for run in client.search_runs(where, "attributes.status = 'FINISHED' AND tags.dagster_run_id != ''", max_results=1):
+        of = instance.get_run_by_id(run.data.tags["dagster_run_id"])
+        if of is not None and of.status is dg.DagsterRunStatus.FAILURE:
             client.set_terminated(run.info.run_id, "KILLED")
 
 

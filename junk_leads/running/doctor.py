@@ -107,7 +107,8 @@ def _databases(platform: "Platform") -> Iterator[Finding]:
     files = [home.ledger, home.root / "mlflow.db", *sorted(home.dagster.rglob("*.db"))]
     for path in files:
         try:
-            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as db:
+            # for writing too: what a killed process left in a journal is taken back by whoever opens the file next
+            with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=10)) as db:
                 answer = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
         except sqlite3.Error as error:
             answer = str(error)

@@ -82,8 +82,10 @@ def promote(
     """Put a version in Production if the gate lets it pass, or by force; the first needs no comparison.
 
     Returns the verdict, None when there was nobody to compare with. Raises PromotionRefused, with the objections.
+    A promotion that was cut off before is completed first.
     """
     registry.version(version)
+    registry.complete()
     champion = registry.champion_version_or_none()
     if champion is None:
         registry.promote(version, PRODUCTION, why=why)

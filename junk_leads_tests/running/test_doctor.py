@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +99,24 @@ def test_what_a_killed_process_left_is_mended(trained_home: Home, junk_leads: Ca
         ],
     )
     assert junk_leads("doctor").out == "all is well\n"
+
+
+def test_what_a_killed_process_left_in_a_journal_is_no_damage(
+    trained_home: Home, junk_leads: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    index, writing = trained_home.dagster / "history" / "runs" / "killed.db", tmp_path / "killed.db"
+    with closing(sqlite3.connect(writing, isolation_level=None)) as db:
+        db.execute("PRAGMA cache_size = 1")  # what is written goes to the file before it is committed
+        db.execute("CREATE TABLE t AS SELECT 1 AS x")
+        db.execute("BEGIN")
+        db.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 5000) INSERT INTO t SELECT i FROM n"
+        )
+        for end in ("", "-journal"):
+            shutil.copyfile(f"{writing}{end}", f"{index}{end}")
+    assert junk_leads("doctor").out == "all is well\n"
+    with closing(sqlite3.connect(index)) as db:
+        assert db.execute("SELECT count(*) FROM t").fetchall() == [(1,)]
 
 
 def lose_a_file(home: Home) -> None:

@@ -3,6 +3,7 @@
 One story, told once: version 1 is in Production; version 2 is worse; it is forced in; version 3 is better.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -158,6 +159,19 @@ def test_costs_and_the_true_conversion_travel_with_a_version_and_its_card_tells_
     assert told[1] == pytest.approx(0.115)
     assert (np.diff(told) > 0).all()
     assert told[2] < 0.5
+
+
+def test_fault_47_a_promotion_that_was_cut_off_is_completed_by_asking_for_it_again(
+    trained_home: Home, junk_leads: Callable[..., Outcome]
+) -> None:
+    registry = Registry(trained_home)
+    event = {"version": "1", "from": "", "to": "production", "when": "", "who": "", "why": "cut off"}
+    pending = json.dumps({"key": 1, "events": [event], "announced": event})
+    registry.client.set_registered_model_tag("junk_leads", "pending_transition", pending)
+    assert registry.champion_version() == "1"  # its last writes are what is missing
+    assert junk_leads("models", "promote", "1", "--to", "production").code == 0
+    assert not registry.is_cut_off()
+    assert event in registry.history()
 
 
 def test_where_no_labelled_lead_is_left_there_is_nothing_to_compare_and_nothing_to_draw(trained_home: Home) -> None:

@@ -23,6 +23,7 @@ STRONGEST = 3  # reasons for a lead, and as many against it
 LONGEST = 60  # characters of a reason
 SEPARATOR = " | "
 FEW_KINDS = 16  # that are sooner explained by all trees at once than tree by tree
+FEW_ROWS = 1_000  # that one thread explains by a tree sooner than several that wait for each other
 LEAST_CONTRIBUTION = 0.05  # log-odds; what weighs less says nothing
 LEAST_DISTANCE = 0.1  # log-odds between leads of a sort and all leads; what is nearer says nothing
 LEAST_LEADS = 30  # labelled leads of a sort, without which nothing is said of how such leads fare
@@ -63,7 +64,9 @@ def contributions(booster: Booster, encoder: Encoder, kinds: np.ndarray) -> Cont
         features, thresholds = np.array(sorted(_splits_of(tree["tree_structure"]))).reshape(-1, 2).T
         looked_at = features.astype(int)
         first, place = distinct_rows((by_feature[looked_at] <= thresholds[:, None]).T)
-        raw = booster.predict(values[first], pred_contrib=True, start_iteration=number, num_iteration=1)
+        some = values[first]
+        threads = {"num_threads": 1} if len(some) < FEW_ROWS else {}
+        raw = booster.predict(some, pred_contrib=True, start_iteration=number, num_iteration=1, **threads)
         for feature in np.unique(looked_at):
             grouped[column[feature]] += raw[place, feature]
         base += raw[place, -1]
