@@ -108,6 +108,8 @@ def _look(root: Path) -> None:
     sensor = make_incoming_sensor(interval_seconds=1, settle_seconds=0)
     with platform(Home(root)) as at, mlflow_quiet():
         home, cursor = {"home": HomeResource(root=str(root))}, None
+        for made in at.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.NOT_STARTED])):
+            at.instance.delete_run(made.run_id)  # the daemon would start it, under the same key
         while any(path.is_file() for path in (root / "incoming").iterdir()):
             with dg.build_sensor_context(
                 instance=at.instance, cursor=cursor, definitions=at.definitions, resources=home

@@ -174,6 +174,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    folder = Path(os.environ.get("JUNK_LEADS_TRAINED", folder))  # one for many sessions, as a mutation run has them
     made = Trained(Home(folder / "trained"), folder / "history.csv", folder / "new.csv")
     ready = folder / "trained.ready"
     with FileLock(folder / "trained.lock"), pytest.MonkeyPatch.context() as patch:

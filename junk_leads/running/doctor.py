@@ -315,7 +315,7 @@ def _results(platform: "Platform") -> Iterator[Finding]:
 def _left_over(platform: "Platform") -> Iterator[Finding]:
     """Parts of files that a killed process left."""
     home, old = platform.home, time.time() - LEFT_SECONDS
-    folders = (home.handed, home.predictions, home.reports, home.archive)
+    folders = (home.handed, home.predictions, home.reports, home.archive, home.root / "tables")
     left = [path for folder in folders for path in folder.glob("*.part") if path.stat().st_mtime < old]
     if left:
 

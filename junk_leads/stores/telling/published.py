@@ -29,7 +29,7 @@ def publish_tables(home: Home, con: duckdb.DuckDBPyConnection) -> list[Path]:
         if not has_table(con, table) or (table in BY_DROP and _is_new(con, table, path)):
             continue
         rows = rows_of(con, table) if table in BY_DROP else con.table(table)  # noqa: F841  named in the SQL below
-        part = path.with_suffix(f".{os.getpid()}.part")
+        part = path.with_suffix(".part")  # the next takes the name of one that was killed: who has `con` is alone
         path.parent.mkdir(exist_ok=True)
         try:
             con.execute(f"COPY (SELECT * FROM rows) TO {literal(str(part))} (FORMAT parquet, COMPRESSION zstd)")
