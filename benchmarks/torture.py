@@ -257,7 +257,7 @@ def kills(folder: Path, chance: random.Random) -> str:
     note_hit(f"{name}: {where}")
     settled = {  # what was done before the kill, and would be done once more
         "backup": backup.exists,
-        "rollback": lambda: champion(home) == "1",
+        "rollback": lambda: champion(home) == "1" and not is_cut_off(home),
         "train": lambda: trained(home) == 3,
     }
     if not settled.get(name, bool)():
@@ -336,6 +336,13 @@ def champion(home: Path) -> str | None:
     from junk_leads.stores.registry import Registry
 
     return Registry(Home(home)).champion_version_or_none()
+
+
+def is_cut_off(home: Path) -> bool:
+    from junk_leads.home import Home
+    from junk_leads.stores.registry import Registry
+
+    return Registry(Home(home)).is_cut_off()
 
 
 def trained(home: Path) -> int:

@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -124,11 +124,55 @@ def validate(expectations: tuple[Expectation, ...], frames: Mapping[str, Frame])
     DuckDB, however many they are; a table's (columns, row count) see its columns and its length.
     """
     found: dict[int, Evidence] = {}
+    columns = []
     for name, column in dict.fromkeys((e.on, e.kwargs.get("column")) for e in expectations):
         mine = [e for e in expectations if (e.on, e.kwargs.get("column")) == (name, column)]
-        seen = _of_column(mine, frames[name], column) if column else _of_table(mine, frames[name])
-        found |= {id(e): evidence for e, evidence in zip(mine, seen, strict=True)}
+        if column:
+            columns.append(_Column(mine, *_distinct_values(mine, frames[name], column)))
+        else:
+            found |= {id(e): evidence for e, evidence in zip(mine, _of_table(mine, frames[name]), strict=True)}
+    alike: dict[Hashable, list[_Column]] = {}
+    for one in columns:
+        alike.setdefault(one.asked(), []).append(one)
+    for group in alike.values():
+        for one, passed in zip(group, _passed(group), strict=True):
+            found |= {id(e): x for e, x in zip(one.expectations, _of_column(one, passed), strict=True)}
     return [found[id(e)] for e in expectations]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column's d distinct values as a frame of it, how many rows have each (d,), and what is expected of it."""
+
+    expectations: list[Expectation]
+    values: "pd.DataFrame"
+    rows: "np.ndarray[Any, Any]"
+
+    def asked(self) -> Hashable:
+        """What is asked of which kind of values: columns that have it in common are asked at once."""
+        if not self.values.columns.size:
+            return id(self)  # the column is not there: it is Great Expectations that says so
+        what = [
+            (e.type, {k: v for k, v in e.kwargs.items() if k not in ("column", "mostly")}) for e in self.expectations
+        ]
+        return json.dumps([str(self.values.dtypes.iloc[0]), what], default=str)
+
+
+def _passed(alike: Sequence[_Column]) -> list[list[bool]]:
+    """Whether each expectation of each of these columns is met by all of its values.
+
+    What is expected of every value is met by those of all columns when it is met by those of each. So they are asked
+    together first, and each by itself where that failed.
+    """
+    import pandas as pd
+
+    first = alike[0]
+    if len(alike) > 1:
+        (name,) = first.values.columns
+        together = pd.concat([one.values.set_axis([name], axis=1) for one in alike], ignore_index=True)
+        if all(found["success"] for found in _run(first.expectations, together, "BOOLEAN_ONLY")):
+            return [[True] * len(one.expectations) for one in alike]
+    return [[bool(f["success"]) for f in _run(one.expectations, one.values, "BOOLEAN_ONLY")] for one in alike]
 
 
 def looks_of(suite: Suite) -> LooksByFrame:
@@ -156,25 +200,26 @@ def _of_table(expectations: list[Expectation], frame: Frame) -> Iterator[Evidenc
         yield Evidence(e, bool(found["success"]), observed)
 
 
-def _of_column(expectations: list[Expectation], frame: Frame, column: str) -> Iterator[Evidence]:
-    values, rows = _distinct_values(expectations, frame, column)
-    for e, found in zip(expectations, _run(expectations, values, "BOOLEAN_ONLY"), strict=True):
+def _of_column(one: _Column, passed: Sequence[bool]) -> Iterator[Evidence]:
+    values, rows = one.values, one.rows
+    for e, is_met in zip(one.expectations, passed, strict=True):
         result: dict[str, Any] = {}
-        if not found["success"]:  # the few that are told in full are asked again: to know all is twice as dear
+        if not is_met:  # the few that are told in full are asked again: to know all is twice as dear
             result = _run([e], values, "COMPLETE")[0]["result"]
-        is_there = values[column].notna().to_numpy() | e.type.endswith("_not_be_null")
+        column = values[e.kwargs["column"]]
+        is_there = column.notna().to_numpy() | e.type.endswith("_not_be_null")
         looked_at = int(rows[is_there].sum())
         unexpected = int(rows[result.get("unexpected_index_list") or []].sum())
         share = unexpected / max(looked_at, 1)
         observed = f"{looked_at:,} values"
         value = None
         if e.type.endswith("_be_between") and looked_at:
-            ends = (float(values[column].min()), float(values[column].max()))
+            ends = (float(column.min()), float(column.max()))
             observed = " to ".join(f"{end:,.10g}" for end in dict.fromkeys(ends))
             value = ends[0] if len(rows) == 1 and looked_at == 1 else None
-        passed = 1.0 - share >= float(e.kwargs.get("mostly", 1.0))
+        passes = 1.0 - share >= float(e.kwargs.get("mostly", 1.0))
         examples = tuple(result.get("partial_unexpected_list", ()))
-        yield Evidence(e, passed, observed, int(rows.sum()), unexpected, share, examples, looked_at, value)
+        yield Evidence(e, passes, observed, int(rows.sum()), unexpected, share, examples, looked_at, value)
 
 
 def _distinct_values(

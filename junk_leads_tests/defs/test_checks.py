@@ -777,6 +777,32 @@ def test_what_is_found_in_distinct_values_is_counted_in_rows(con: duckdb.DuckDBP
     ]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_columns_asked_together_are_found_as_they_are_when_asked_one_by_one(
+    con: duckdb.DuckDBPyConnection, seed: int
+) -> None:
+    """Nulls, values too small and too large, and none at all, by chance in columns of which the same is expected."""
+    chance = np.random.default_rng(seed)
+    names = [f"c{number}" for number in range(8)]
+    cells = [
+        chance.choice([None, -1, 0, 1, 7, 10], 40, p=p)
+        for p in ([0, 0, 0.4, 0.3, 0.2, 0.1], [0.1, 0.05, 0.3, 0.3, 0.2, 0.05], [1, 0, 0, 0, 0, 0])
+    ]
+    columns = [pa.array(cells[chance.integers(3)].tolist(), pa.int64()) for _ in names]
+    rows = con.from_arrow(pa.Table.from_arrays(columns, names))
+    expectations = tuple(
+        Expectation("c", type_, {"column": name, **kwargs})
+        for name in names
+        for type_, kwargs in (
+            ("expect_column_values_to_be_between", {"min_value": 0, "max_value": 7}),
+            ("expect_column_values_to_not_be_null", {"mostly": 0.5}),
+        )
+    )
+    together = validate(expectations, {"rows": rows})
+    assert together == [one for e in expectations for one in validate((e,), {"rows": rows})]
+    assert {found.passed for found in together} == {True, False}
+
+
 def test_checks_of_frames_that_are_not_at_hand_are_left_out() -> None:
     found = evaluate(load_suite("raw_leads"), {"header": SCHEMA.names})
     assert [result.check_name for result in found] == ["has_every_required_column"]
