@@ -13,9 +13,10 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,8 +43,9 @@ class Command:
 
     def __init__(self, home: Path, *arguments: object, traced: bool = False) -> None:
         self.name = str(arguments[0])
-        self.err = home.parent / f"{home.name}.err"
-        self.process = FORKING.Process(target=_run, args=(home, [*map(str, arguments)], self.err, traced))
+        self._said = tempfile.TemporaryDirectory(prefix="torture-said-")  # not beside the home, whose disk may be full
+        said = Path(self._said.name)
+        self.process = FORKING.Process(target=_run, args=(home, [*map(str, arguments)], said, traced))
         self.process.start()
 
     def ended(self, patience: float = 120.0) -> str:
@@ -52,7 +54,11 @@ class Command:
         code = self.process.exitcode
         if code is None:
             self.kill()
-        return "" if code == 0 else f"{self.name} ended with {code}: {self.err.read_text()[-600:]}"
+        return "" if code == 0 else f"{self.name} ended with {code}: {(self.said('out') + self.said('err'))[-600:]}"
+
+    def said(self, where: str) -> str:
+        """What it wrote on `out` or `err`."""
+        return (Path(self._said.name) / where).read_text(errors="replace")
 
     def kill(self) -> None:
         """End it with -9, and all that it started."""
@@ -66,13 +72,13 @@ def done(home: Path, *arguments: object) -> str:
     return Command(home, *arguments).ended()
 
 
-def _run(home: Path, arguments: list[str], err: Path, traced: bool) -> None:
+def _run(home: Path, arguments: list[str], said: Path, traced: bool) -> None:
     """The forked process's life."""
     os.setsid()
     os.environ |= {"JUNK_LEADS_HOME": str(home), "DAGSTER_HOME": ""}
-    with err.open("wb") as told:
-        os.dup2(told.fileno(), 1)
-        os.dup2(told.fileno(), 2)
+    for number, name in ((1, "out"), (2, "err")):
+        with (said / name).open("wb") as file:
+            os.dup2(file.fileno(), number)
     while traced and "TracerPid:\t0" in Path("/proc/self/status").read_text():
         time.sleep(0.002)
     code: object = 1
@@ -90,6 +96,7 @@ def _run(home: Path, arguments: list[str], err: Path, traced: bool) -> None:
     except Exception:
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
@@ -98,7 +105,7 @@ def _look(root: Path) -> None:
     """One look of the sensor at `incoming/`, and the runs that it asks for, as Dagster's daemon does them by turns."""
     import dagster as dg
 
-    from junk_leads.defs.after_runs import after_run
+    from junk_leads.defs.after_runs import after_run, renew_history
     from junk_leads.defs.resources import HomeResource
     from junk_leads.defs.sensors import make_incoming_sensor
     from junk_leads.home import Home
@@ -126,6 +133,7 @@ def _look(root: Path) -> None:
                     raise_on_error=False,
                 )
                 after_run(at.home, at.instance, run.run_id)
+        renew_history(at.home, at.instance)  # as the daemon does after a run whose end it had not seen yet
 
 
 # Killing
@@ -163,14 +171,27 @@ def killed_at(command: Command, call: DurableCall, log: Path, *, after: bool) ->
     """Kill a command, started traced, before or after a durable call; returns where it was."""
     sign = "STOP" if after else "KILL"  # stopped, it has made the call; killed, it has not
     with _strace(command, log, ["-e", f"inject={call.name}:signal={sign}:when={call.ordinal}"]):
-        while command.process.is_alive():
-            if after and "stopped by SIGSTOP" in log.read_text(errors="replace"):
-                break
-            command.process.join(0.02)
+        _wait_until_stopped(command, log)
         command.kill()
     if command.process.exitcode != -signal.SIGKILL:
         return "after its end"
     return f"{'after' if after else 'before'} {call.name} of {call.what}"
+
+
+def ended_though(command: Command, call: DurableCall, log: Path, harm: Callable[[], None]) -> None:
+    """Let a command, started traced, go on to its end after `harm` was done to it at a durable call."""
+    with _strace(command, log, ["-e", f"inject={call.name}:signal=STOP:when={call.ordinal}"]):
+        _wait_until_stopped(command, log)
+        harm()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(command.process.pid or 0, signal.SIGCONT)
+        command.process.join(120)
+        command.kill()
+
+
+def _wait_until_stopped(command: Command, log: Path) -> None:
+    while command.process.is_alive() and "stopped by SIGSTOP" not in log.read_text(errors="replace"):
+        command.process.join(0.02)
 
 
 @contextmanager

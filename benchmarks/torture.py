@@ -11,6 +11,7 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 import random
@@ -215,18 +216,12 @@ def trained_home(folder: Path) -> Path:
     return home
 
 
-def told_plainly(process: "subprocess.Popen[str]", name: str) -> str:
-    """Whether a command that may fail does so in plain lines with exit code 1, and does not take forever."""
-    _, err = process.communicate(timeout=300)
-    if process.returncode not in (0, 1):
-        return f"{name} ended with {process.returncode}: {err.strip()[-600:]}"
-    plain = (
-        "\u2026 ",
-        "junk-leads: ",
-        "Exception while writing logger call",
-        "(Background on",
-    )  # two are Dagster's own
-    strange = [line for line in err.splitlines() if not line.startswith(plain)]
+def told_plainly(code: int | None, err: str, name: str) -> str:
+    """Whether a command that may fail did so in plain lines with exit code 1, and did not take forever."""
+    if code not in (0, 1):
+        return f"{name} ended with {code}: {err.strip()[-600:]}"
+    dagsters_own = ("Exception while writing logger call", "(Background on")
+    strange = [line for line in err.splitlines() if not line.startswith(("\u2026 ", "junk-leads: ", *dagsters_own))]
     return f"{name} told more than plain lines: {strange[:3]}" if strange else ""
 
 
@@ -365,61 +360,78 @@ def note_hit(where: str) -> None:
     hits.write_text(json.dumps(counts, indent=1, sort_keys=True))
 
 
-@trial(times=40)
+@trial(times=200)
 def disk_full(folder: Path, chance: random.Random) -> str:
-    """The disk (a tmpfs, made by root) fills up while a command works, which says so plainly; nothing is lost."""
-    source, disk = trained_home(folder), folder / "disk"
-    file = generated(folder, 13, 1_500)
+    """The disk (a tmpfs, made by root) fills up at a durable call of a command, which says so plainly; nothing is lost.
+
+    With the room back, the same again ends as undisturbed.
+    """
+    name = chance.choice(("ingest", "score", "train", "promote"))
+    *_before, last = killed_commands(folder, name)
+    undisturbed, disk = undisturbed_home(folder, name), folder / "disk"
     disk.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", disk], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", disk], check=True)
     try:
-        home = Path(shutil.copytree(source, disk / "home"))
-        name = chance.choice(["ingest", "score", "train"])
-        process = started(home, name, *([] if name == "train" else [file]))
-        time.sleep(chance.uniform(0.5, 8))
-        with (disk / "filling").open("wb") as filling:
-            filling.truncate(0)
-            os.posix_fallocate(filling.fileno(), 0, max(shutil.disk_usage(disk).free - chance.randrange(0, 300_000), 1))
-        wrong = told_plainly(process, name)
-        (disk / "filling").unlink()
-        again = [] if name == "train" else [file]
-        wrong = wrong or done(home, name, *again) or done(home, "score", "sample_new")
-        scored = "predictions/sample_new.csv"
-        if not wrong and (home / scored).read_bytes() != (source / scored).read_bytes():
-            wrong = "the scores are others than before"
-        return wrong and f"{name}: {wrong}"
+        home = Path(shutil.copytree(home_to_kill_in(folder), disk / "home"))
+        call = chance.choice(undisturbed.calls)
+
+        def fill() -> None:
+            with (disk / "filling").open("wb") as filling:
+                room = max(shutil.disk_usage(disk).free - chance.choice((0, 4096, 300_000)), 1)
+                os.posix_fallocate(filling.fileno(), 0, room)
+
+        command = killing.Command(home, *last, traced=True)
+        killing.ended_though(command, call, folder / "disk_full.strace", fill)
+        where = f"{name}, full at {call.name} of {call.what}"
+        note_hit(where)
+        wrong = told_plainly(command.process.exitcode, command.said("err"), name)
+        (disk / "filling").unlink(missing_ok=True)
+        settled = name == "train" and trained(home) == 3
+        wrong = wrong or ("" if settled else killing.done(home, *last)) or killing.done(home, "doctor")
+        wrong = wrong or killing.difference(killing.account(home), undisturbed.account)
+        return wrong and f"{where}: {wrong}"
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
 
 
-@trial(times=150)
+@trial(times=250)
 def damage(folder: Path, chance: random.Random) -> str:
-    """A bit of some file of a home flips, or the file is cut: told in plain lines or harmless, never another score."""
+    """A bit of a file of a home flips, or the file is cut: told in plain lines or harmless, never another score.
+
+    Every file has its turn, flipped and cut.
+    """
     source, home = trained_home(folder), folder / "damaged"
     shutil.rmtree(home, ignore_errors=True)
     shutil.copytree(source, home)
-    stores = ("predictions", "reports", "sample", "quarantine", "making.lock", "running.lock")
-    files = sorted(
-        path
-        for path in home.rglob("*")
-        if path.is_file() and path.stat().st_size and path.relative_to(home).parts[0] not in stores
-    )
-    by_place: dict[str, list[Path]] = {}
-    for path in files:
-        by_place.setdefault(path.relative_to(home).parts[0], []).append(path)
-    path = chance.choice(by_place[chance.choice(sorted(by_place))])
+    name, is_cut = next(turns_of_damage(folder))
+    path = home / name
     content = bytearray(path.read_bytes())
-    if chance.random() < 0.5:
+    if is_cut:
         del content[chance.randrange(len(content)) :]
     else:
         content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
     path.write_bytes(content)
-    wrong = told_plainly(started(home, "score", "sample_new"), "score")
+    scoring = killing.Command(home, "score", "sample_new")
+    scoring.process.join(120)
+    wrong = told_plainly(scoring.process.exitcode, scoring.said("err"), "score")
     scored, right = home / "predictions" / "sample_new.csv", source / "predictions" / "sample_new.csv"
     if not wrong and scored.read_bytes() != right.read_bytes():
         wrong = "the scores are others than before"
-    wrong = wrong or told_plainly(started(home, "doctor"), "doctor")
-    return wrong and f"{path.relative_to(home)}: {wrong}"
+    checking = killing.Command(home, "doctor")
+    checking.process.join(120)
+    wrong = wrong or told_plainly(checking.process.exitcode, checking.said("err"), "doctor")
+    return wrong and f"{name}, {'cut' if is_cut else 'flipped'}: {wrong}"
+
+
+@cache
+def turns_of_damage(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Each file of the home that a program reads, flipped and cut, again and again."""
+    source = trained_home(folder)
+    read_by_none = ("predictions", "reports", "sample", "quarantine", "making.lock", "running.lock")
+    files = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file() and path.stat().st_size]
+    return itertools.cycle(
+        (file, is_cut) for file in files if file.parts[0] not in read_by_none for is_cut in (False, True)
+    )
 
 
 @trial(times=100_000)
