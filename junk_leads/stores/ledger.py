@@ -217,8 +217,7 @@ class Ledger:
     def accept(self, delivery: Delivery) -> None:
         """Move the file of an accepted delivery to `archive/`."""
         target = self.home.archive / f"{delivery.drop}-{delivery.content[:12]}{_suffix(delivery.file_name)}"
-        _move(delivery.path, target)
-        self.settle(delivery, "accepted", path=target)
+        self._settle_at(target, delivery, "accepted")
         for refused in self.deliveries_of(delivery.drop):
             if refused.status == "refused" and refused.path.parent.parent == self.home.quarantine:
                 self._resolve(refused, delivery)
@@ -245,9 +244,30 @@ class Ledger:
         target = folder / f"{delivery.drop}{_suffix(delivery.file_name)}"
         reason = {"file": delivery.file_name, "drop": delivery.drop, **refused.as_dict(), "when": now()}
         write_json(folder / "reason.json", reason)
-        _move(delivery.path, target)
-        self.settle(delivery, "refused", reason=str(refused), path=target)
+        self._settle_at(target, delivery, "refused", str(refused))
         return folder
+
+    def _settle_at(self, target: Path, delivery: Delivery, status: str, reason: str = "") -> None:
+        """Move a delivery's file and note what became of it; killed at any moment, it is done by doing it again.
+
+        The file has both names until the ledger knows: whoever looks at the former one finds it there to run, or done.
+        """
+        source = delivery.path
+        moves = source != target and source.exists()
+        if moves:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_suffix(".part")
+            part.unlink(missing_ok=True)  # of one that was killed
+            try:
+                os.link(source, part)
+            except OSError:  # another disk, or one without links
+                shutil.copy2(source, part)
+            os.replace(part, target)
+            if os.path.lexists(part):  # of two names of one file none goes by renaming
+                part.unlink()
+        self.settle(delivery, status, reason=reason, path=target)
+        if moves:
+            source.unlink(missing_ok=True)
 
 
 def hand_over(home: Home, ledger: Ledger, path: Path) -> Delivery:
@@ -284,12 +304,6 @@ def hand_over_shards(home: Home, ledger: Ledger, asked: str, executor: Executor)
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole or not at all."""
     write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def _move(source: Path, target: Path) -> None:
-    if source != target and source.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(source, target)
 
 
 def now() -> str:

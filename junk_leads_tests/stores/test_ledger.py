@@ -320,3 +320,30 @@ def test_a_refused_file_is_resolved_when_a_mended_one_is_accepted_whatever_becam
         assert [d.path.parent for d in ledger.deliveries_of("july") if d.status == "refused"] == [resolved]
         assert resolved.exists() == (lost != "the folder")
         assert (resolved / "reason.json").exists() == (lost == "nothing")
+
+
+@pytest.mark.parametrize("status", ["accepted", "refused"])
+def test_killed_before_the_ledger_knows_the_file_is_where_it_was_and_the_same_again_settles_it(
+    home: Home, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(home)
+    path = home.incoming / "july.csv"
+    path.write_text("a\n")
+    delivery = ledger.deliver(path, content_of(path))
+
+    def settle() -> None:
+        ledger.accept(delivery) if status == "accepted" else ledger.refuse(delivery, DropRefused("no", do="mend it"))
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killing:
+        killing.setattr(Ledger, "settle", killed)
+        with pytest.raises(KeyboardInterrupt):
+            settle()
+    assert path.read_text() == "a\n"
+    assert ledger.newest("july").status == "waiting"
+    settle()
+    found = ledger.newest("july")
+    assert (found.status, found.path.read_text(), path.exists()) == (status, "a\n", False)
+    assert not [*home.root.rglob("*.part")]
