@@ -108,15 +108,16 @@ def _told_failure(error: BaseException) -> JunkLeadsError | None:
     """A full disk or a damaged file as it is told; None for any other error, which is a defect of the program."""
     cause: BaseException | None = error
     while cause is not None:
-        first = (str(cause).strip().splitlines() or [""])[0][:200]
+        line = (str(cause).strip().splitlines() or [""])[0]
+        first = line[:200]  # what is told of it; with a long path the reason stands behind
         if (isinstance(cause, OSError) and cause.errno in _NO_ROOM) or (
-            isinstance(cause, _OF_STORES) and _FULL.search(first)
+            isinstance(cause, _OF_STORES) and _FULL.search(line)
         ):
             return CapacityExceeded(
                 f"the disk is full, or cannot be written ({first}); what was stored before is as it was: free some "
                 "space and run it again"
             )
-        if isinstance(cause, _DAMAGED) or (isinstance(cause, _OF_STORES) and _MALFORMED.search(first)):
+        if isinstance(cause, _DAMAGED) or (isinstance(cause, _OF_STORES) and _MALFORMED.search(line)):
             return JunkLeadsError(
                 f"a file of the home is damaged ({first}); `junk-leads doctor` says which, and what to do"
             )

@@ -121,6 +121,11 @@ def test_scoring_and_what_is_compressed_need_more(tmp_path: Path, monkeypatch: p
             "free some space and run it again",
         ),
         (
+            duckdb.IOException(f"IO Error: Could not write file {'x' * 300}: No space left on device"),
+            f"the disk is full, or cannot be written (IO Error: Could not write file {'x' * 169}); what was stored "
+            "before is as it was: free some space and run it again",
+        ),
+        (
             duckdb.IOException("IO Error: Could not write file: No space left on device"),
             "the disk is full, or cannot be written (IO Error: Could not write file: No space left on device); what "
             "was stored before is as it was: free some space and run it again",
