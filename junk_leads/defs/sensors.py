@@ -162,6 +162,7 @@ def _done(ledger: Ledger, path: Path, content: str) -> None:
     known = ledger.of_content(drop_key(path.name), content)
     known.path.parent.mkdir(parents=True, exist_ok=True)
     os.replace(path, known.path)
+    path.unlink(missing_ok=True)  # a run that was killed may have left the file under both names; renaming keeps them
 
 
 def _run_states(instance: dg.DagsterInstance, waiting: Sequence[Delivery]) -> dict[str, str]:

@@ -263,8 +263,7 @@ class Ledger:
             except OSError:  # another disk, or one without links
                 shutil.copy2(source, part)
             os.replace(part, target)
-            if os.path.lexists(part):  # of two names of one file none goes by renaming
-                part.unlink()
+            part.unlink(missing_ok=True)  # a name is not replaced by another of the same file: both stay
         self.settle(delivery, status, reason=reason, path=target)
         if moves:
             source.unlink(missing_ok=True)

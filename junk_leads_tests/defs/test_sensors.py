@@ -577,6 +577,20 @@ def test_files_with_odd_names_are_requested_or_told_and_keep_no_other_file_waiti
     assert "fine.csv: its run is under way" in incoming.skipped()
 
 
+def test_a_file_that_the_archive_has_under_another_name_is_taken_away(
+    incoming: Incoming, put: Callable[..., Path]
+) -> None:
+    """As a run leaves it that was killed when the ledger knew, and `incoming/` was not rid of the file yet."""
+    path = put("july.csv", {})
+    delivery = incoming.ledger.deliver(path, content_of(path))
+    incoming.ledger.accept(delivery)
+    os.link(incoming.ledger.newest("july").path, path)
+    incoming.tick()
+    incoming.tick()
+    assert not path.exists()
+    assert incoming.ledger.newest("july").path.exists()
+
+
 def test_a_file_that_comes_while_the_sensor_watches_is_requested_by_the_same_look(
     home: Home, put: Callable[..., Path]
 ) -> None:
