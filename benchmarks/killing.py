@@ -221,7 +221,6 @@ _COMPARED = (".csv",)  # of these files the content counts, of others that they 
 def account(root: Path) -> dict[str, Any]:
     """What a home holds, without what differs between two homes that did the same: tables, files, drops, versions."""
     import dagster as dg
-    from mlflow.tracking import MlflowClient
 
     from junk_leads.home import Home
     from junk_leads.running.instance import opened_instance
@@ -253,7 +252,6 @@ def account(root: Path) -> dict[str, Any]:
         partitions = sorted(instance.get_dynamic_partitions("drops"))
     experiments = registry.client.search_experiments()
     running = registry.client.search_runs([e.experiment_id for e in experiments], "attribute.status = 'RUNNING'")
-    assert isinstance(registry.client, MlflowClient)
     events = [(e["version"], e["from"], e["to"]) for e in registry.history()]
     return {
         "tables": tables,

@@ -216,13 +216,15 @@ def trained_home(folder: Path) -> Path:
     return home
 
 
-def told_plainly(code: int | None, err: str, name: str) -> str:
+def told_plainly(command: killing.Command) -> str:
     """Whether a command that may fail did so in plain lines with exit code 1, and did not take forever."""
+    command.process.join(120)
+    code, err = command.process.exitcode, command.said("err")
     if code not in (0, 1):
-        return f"{name} ended with {code}: {err.strip()[-600:]}"
+        return f"{command.name} ended with {code}: {err.strip()[-600:]}"
     dagsters_own = ("Exception while writing logger call", "(Background on")
     strange = [line for line in err.splitlines() if not line.startswith(("\u2026 ", "junk-leads: ", *dagsters_own))]
-    return f"{name} told more than plain lines: {strange[:3]}" if strange else ""
+    return f"{command.name} told more than plain lines: {strange[-3:]}" if strange else ""
 
 
 @trial(times=1_000)
@@ -230,18 +232,13 @@ def kills(folder: Path, chance: random.Random) -> str:
     """A command is killed at a moment or a durable call; the same again ends as undisturbed, and the doctor is content.
 
     At a random moment, or before or after one of the calls that make something durable, by turns; the places that were
-    hit are counted in `kills-hit.json` in the current folder.
+    hit are counted in `kills-hit.json` in the current folder. Needs strace.
     """
     name = chance.choice(("ingest", "replace", "score", "score", "train", "promote", "rollback", "sensor", "backup"))
-    *before, last = killed_commands(folder, name)
     undisturbed = undisturbed_home(folder, name)
     home = folder / f"home-{chance.getrandbits(64):x}"
-    shutil.copytree(home_to_kill_in(folder), home)
-    backup, copy = folder / f"backup-{home.name}", folder / f"restored-{home.name}"
-    last = tuple(backup if argument == BACKUP else argument for argument in last)
-    if name == "sensor":
-        shutil.copyfile(generated(folder, 11, 300), home / "incoming" / "leads_11.csv")
-    wrong = next(filter(None, (killing.done(home, *command) for command in before)), "")
+    last = made_ready(folder, home, name)
+    backup, copy = backup_of(folder, home), folder / f"restored-{home.name}"
     at = chance.choice(undisturbed.calls)
     if chance.random() < 0.4:
         where = killing.killed_at_random(killing.Command(home, *last), chance, undisturbed.seconds)
@@ -252,11 +249,10 @@ def kills(folder: Path, chance: random.Random) -> str:
     note_hit(f"{name}: {where}")
     settled = {  # what was done before the kill, and would be done once more
         "backup": backup.exists,
-        "rollback": lambda: champion(home) == "1" and not is_cut_off(home),
+        "rollback": lambda: is_rolled_back(home),
         "train": lambda: trained(home) == 3,
     }
-    if not settled.get(name, bool)():
-        wrong = wrong or killing.done(home, *last)
+    wrong = "" if settled.get(name, bool)() else killing.done(home, *last)
     wrong = wrong or killing.done(home, "doctor")
     wrong = wrong or killing.difference(killing.account(home), undisturbed.account)
     if not wrong and name == "backup":
@@ -267,15 +263,19 @@ def kills(folder: Path, chance: random.Random) -> str:
     return wrong and f"{name}, killed at {where}: {wrong}"
 
 
-BACKUP = "a new folder"  # in place of the folder of a backup
+def backup_of(folder: Path, home: Path) -> Path:
+    return folder / f"backup-{home.name}"
 
 
-def killed_commands(folder: Path, name: str) -> list[tuple[object, ...]]:
-    """What is done before, and last the command that is killed."""
+def made_ready(folder: Path, home: Path, name: str) -> tuple[object, ...]:
+    """Make a home in which all is done that comes before a command; returns the command."""
+    shutil.copytree(home_to_kill_in(folder), home)
     first, second = (generated(folder, seed, 300) for seed in (11, 12))
     replacing = folder / "replacing" / first.name  # another content under the same name
     replacing.parent.mkdir(exist_ok=True)
     shutil.copyfile(second, replacing)
+    if name == "sensor":
+        shutil.copyfile(first, home / "incoming" / first.name)
     to_production = ("models", "promote", "2", "--to", "production", "--force", "--why", "torture")
     commands: dict[str, list[tuple[object, ...]]] = {
         "ingest": [("ingest", first)],
@@ -284,10 +284,20 @@ def killed_commands(folder: Path, name: str) -> list[tuple[object, ...]]:
         "train": [("train", "--rounds", 20)],
         "promote": [to_production],
         "rollback": [to_production, ("models", "rollback")],
-        "backup": [("backup", BACKUP)],
+        "backup": [("backup", backup_of(folder, home))],
         "sensor": [(killing.SENSOR,)],
     }
-    return commands[name]
+    *before, last = commands[name]
+    for command in before:
+        succeed(home, *command)
+    return last
+
+
+def succeed(home: Path, *arguments: object) -> None:
+    """Run a command on which a trial builds; raises RuntimeError when it fails."""
+    wrong = killing.done(home, *arguments)
+    if wrong:
+        raise RuntimeError(wrong)
 
 
 class Undisturbed(NamedTuple):
@@ -302,42 +312,27 @@ class Undisturbed(NamedTuple):
 def home_to_kill_in(folder: Path) -> Path:
     """A home with a scored drop and two versions, the first in production."""
     home = trained_home(folder)
-    wrong = killing.done(home, "train", "--rounds", 20)
-    if wrong:
-        raise RuntimeError(wrong)
+    succeed(home, "train", "--rounds", 20)
     return home
 
 
 @cache
 def undisturbed_home(folder: Path, name: str) -> Undisturbed:
     home = folder / f"undisturbed-{name}"
-    shutil.copytree(home_to_kill_in(folder), home)
-    *before, last = killed_commands(folder, name)
-    if name == "sensor":
-        shutil.copyfile(generated(folder, 11, 300), home / "incoming" / "leads_11.csv")
-    wrong = next(filter(None, (killing.done(home, *command) for command in before)), "")
-    last = tuple(folder / f"backup-{name}" if argument == BACKUP else argument for argument in last)
+    last = made_ready(folder, home, name)
     begun = time.perf_counter()
     calls = killing.durable_calls(home, last)
     seconds = time.perf_counter() - begun
-    wrong = wrong or killing.done(home, "doctor")
-    if wrong:
-        raise RuntimeError(wrong)
+    succeed(home, "doctor")
     return Undisturbed(killing.account(home), calls, seconds)
 
 
-def champion(home: Path) -> str | None:
+def is_rolled_back(home: Path) -> bool:
     from junk_leads.home import Home
     from junk_leads.stores.registry import Registry
 
-    return Registry(Home(home)).champion_version_or_none()
-
-
-def is_cut_off(home: Path) -> bool:
-    from junk_leads.home import Home
-    from junk_leads.stores.registry import Registry
-
-    return Registry(Home(home)).is_cut_off()
+    registry = Registry(Home(home))
+    return registry.champion_version_or_none() == "1" and not registry.is_cut_off()
 
 
 def trained(home: Path) -> int:
@@ -364,15 +359,15 @@ def note_hit(where: str) -> None:
 def disk_full(folder: Path, chance: random.Random) -> str:
     """The disk (a tmpfs, made by root) fills up at a durable call of a command, which says so plainly; nothing is lost.
 
-    With the room back, the same again ends as undisturbed.
+    With the room back, the same again ends as undisturbed. Needs strace.
     """
     name = chance.choice(("ingest", "score", "train", "promote"))
-    *_before, last = killed_commands(folder, name)
     undisturbed, disk = undisturbed_home(folder, name), folder / "disk"
     disk.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", disk], check=True)
     try:
-        home = Path(shutil.copytree(home_to_kill_in(folder), disk / "home"))
+        home = disk / f"home-{chance.getrandbits(64):x}"  # MLflow keeps a store of this name open in this process
+        last = made_ready(folder, home, name)
         call = chance.choice(undisturbed.calls)
 
         def fill() -> None:
@@ -384,7 +379,7 @@ def disk_full(folder: Path, chance: random.Random) -> str:
         killing.ended_though(command, call, folder / "disk_full.strace", fill)
         where = f"{name}, full at {call.name} of {call.what}"
         note_hit(where)
-        wrong = told_plainly(command.process.exitcode, command.said("err"), name)
+        wrong = told_plainly(command)
         (disk / "filling").unlink(missing_ok=True)
         settled = name == "train" and trained(home) == 3
         wrong = wrong or ("" if settled else killing.done(home, *last)) or killing.done(home, "doctor")
@@ -411,15 +406,11 @@ def damage(folder: Path, chance: random.Random) -> str:
     else:
         content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
     path.write_bytes(content)
-    scoring = killing.Command(home, "score", "sample_new")
-    scoring.process.join(120)
-    wrong = told_plainly(scoring.process.exitcode, scoring.said("err"), "score")
+    wrong = told_plainly(killing.Command(home, "score", "sample_new"))
     scored, right = home / "predictions" / "sample_new.csv", source / "predictions" / "sample_new.csv"
     if not wrong and scored.read_bytes() != right.read_bytes():
         wrong = "the scores are others than before"
-    checking = killing.Command(home, "doctor")
-    checking.process.join(120)
-    wrong = wrong or told_plainly(checking.process.exitcode, checking.said("err"), "doctor")
+    wrong = wrong or told_plainly(killing.Command(home, "doctor"))
     return wrong and f"{name}, {'cut' if is_cut else 'flipped'}: {wrong}"
 
 

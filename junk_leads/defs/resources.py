@@ -129,7 +129,7 @@ def mlflow_resource(home: Home) -> dg.ResourceDefinition:
 def _end_left_runs(registry: Registry, instance: dg.DagsterInstance | None) -> None:
     """End MLflow's runs that are still under way though their run of Dagster is over: its process was killed.
 
-    Or that had ended in time for MLflow, not for Dagster, which the last of them may have.
+    The last one that finished may have been killed too, after MLflow was told and before Dagster was.
     """
     client = registry.client
     experiment = client.get_experiment_by_name(EXPERIMENT)

@@ -64,9 +64,9 @@ def contributions(booster: Booster, encoder: Encoder, kinds: np.ndarray) -> Cont
         features, thresholds = np.array(sorted(_splits_of(tree["tree_structure"]))).reshape(-1, 2).T
         looked_at = features.astype(int)
         first, place = distinct_rows((by_feature[looked_at] <= thresholds[:, None]).T)
-        some = values[first]
-        threads = {"num_threads": 1} if len(some) < FEW_ROWS else {}
-        raw = booster.predict(some, pred_contrib=True, start_iteration=number, num_iteration=1, **threads)
+        threads = 1 if len(first) < FEW_ROWS else 0  # 0: as many as there are
+        only = {"start_iteration": number, "num_iteration": 1, "num_threads": threads}
+        raw = booster.predict(values[first], pred_contrib=True, **only)
         for feature in np.unique(looked_at):
             grouped[column[feature]] += raw[place, feature]
         base += raw[place, -1]
