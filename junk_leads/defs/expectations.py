@@ -29,14 +29,14 @@ import numpy as np
 from junk_leads.engine.on_shards import LooksByFrame
 from junk_leads.engine.tallies import Tally
 from junk_leads.reference import lead_schema, read_text
-from junk_leads.steps.leads.accounting import distinct_values
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLES = 20
 
-Frame: TypeAlias = duckdb.DuckDBPyRelation | Tally | tuple[str, ...]  # rows, what is looked at of them, or columns
+Seen: TypeAlias = Tally | tuple[str, ...]  # what is looked at of rows, or columns
+Frame: TypeAlias = duckdb.DuckDBPyRelation | Seen
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,17 @@ def validate(expectations: tuple[Expectation, ...], frames: Mapping[str, Frame])
     """
     found: dict[int, Evidence] = {}
     columns = []
+    looks = _looks(expectations)
+    seen = {
+        name: Tally.of(frame, looks.get(name, {})) if isinstance(frame, duckdb.DuckDBPyRelation) else frame
+        for name, frame in frames.items()
+    }
     for name, column in dict.fromkeys((e.on, e.kwargs.get("column")) for e in expectations):
         mine = [e for e in expectations if (e.on, e.kwargs.get("column")) == (name, column)]
         if column:
-            columns.append(_Column(mine, *_distinct_values(mine, frames[name], column)))
+            columns.append(_Column(mine, *_distinct_values(seen[name], column)))
         else:
-            found |= {id(e): evidence for e, evidence in zip(mine, _of_table(mine, frames[name]), strict=True)}
+            found |= {id(e): evidence for e, evidence in zip(mine, _of_table(mine, seen[name]), strict=True)}
     alike: dict[Hashable, list[_Column]] = {}
     for one in columns:
         alike.setdefault(one.asked(), []).append(one)
@@ -177,19 +182,19 @@ def _passed(alike: Sequence[_Column]) -> list[list[bool]]:
 
 def looks_of(suite: Suite) -> LooksByFrame:
     """What a suite looks at: of each frame the columns, and whether only at which values are missing."""
+    return _looks(suite.expectations)
+
+
+def _looks(expectations: Sequence[Expectation]) -> LooksByFrame:
     looks: LooksByFrame = {}
-    for name, column in dict.fromkeys((e.on, e.kwargs.get("column")) for e in suite.expectations):
-        if column:
-            mine = [e for e in suite.expectations if (e.on, e.kwargs.get("column")) == (name, column)]
-            looks.setdefault(name, {})[column] = _looks_at_missing_only(mine)
+    for e in expectations:
+        if column := e.kwargs.get("column"):
+            of_frame = looks.setdefault(e.on, {})
+            of_frame[column] = of_frame.get(column, True) and e.type.endswith("_not_be_null")
     return looks
 
 
-def _looks_at_missing_only(expectations: Sequence[Expectation]) -> bool:
-    return all(e.type.endswith("_not_be_null") for e in expectations)
-
-
-def _of_table(expectations: list[Expectation], frame: Frame) -> Iterator[Evidence]:
+def _of_table(expectations: list[Expectation], frame: Seen) -> Iterator[Evidence]:
     import pandas as pd
 
     columns, length = (frame, 0) if isinstance(frame, tuple) else (frame.columns, len(frame))
@@ -222,18 +227,13 @@ def _of_column(one: _Column, passed: Sequence[bool]) -> Iterator[Evidence]:
         yield Evidence(e, passes, observed, int(rows.sum()), unexpected, share, examples, looked_at, value)
 
 
-def _distinct_values(
-    expectations: list[Expectation], frame: Frame, column: str
-) -> tuple["pd.DataFrame", "np.ndarray[Any, Any]"]:
+def _distinct_values(frame: Seen, column: str) -> tuple["pd.DataFrame", "np.ndarray[Any, Any]"]:
     """A column's d distinct values, a missing one last, as a frame of that column, and how many rows have each (d,)."""
     import pandas as pd
 
-    if isinstance(frame, tuple) or column not in frame.columns:
+    if isinstance(frame, tuple) or column not in frame.values:
         return pd.DataFrame(columns=[]), np.zeros(0, dtype=np.int64)  # it is Great Expectations that says so
-    if isinstance(frame, Tally):
-        table = frame.values[column]
-    else:
-        table = distinct_values(frame, column, missing_only=_looks_at_missing_only(expectations))
+    table = frame.values[column]
     return table.select(["value"]).to_pandas().set_axis([column], axis=1), table["row_count"].to_numpy()
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from junk_leads.steps.leads.accounting import count, distinct_values
 
@@ -26,15 +27,10 @@ class Tally:
     @classmethod
     def of(cls, relation: duckdb.DuckDBPyRelation, looks: Looks) -> "Tally":
         """The tally of a relation, for these looks at it."""
-        looked_at = {column: missing_only for column, missing_only in looks.items() if column in relation.columns}
-        return cls(
-            tuple(relation.columns),
-            count(relation),
-            {
-                column: distinct_values(relation, column, missing_only=missing_only)
-                for column, missing_only in looked_at.items()
-            },
-        )
+        columns = tuple(relation.columns)
+        values = distinct_values(relation, {column: only for column, only in looks.items() if column in columns})
+        rows = [int(pc.sum(table["row_count"]).as_py() or 0) for table in values.values()]
+        return cls(columns, rows[0] if rows else count(relation), values)
 
     def __len__(self) -> int:
         return self.length

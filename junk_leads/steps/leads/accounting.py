@@ -1,11 +1,14 @@
 """The facts about a table that its checks look at: accounts of rows, sums, missing values.
 
-What lives here: one-row accounts and narrow relations made of a table for its suite, and the distinct values of a
-column, which is all that a suite looks at of one. What does not: what is expected of them (`reference/expectations/`).
+What lives here: one-row accounts and narrow relations made of a table for its suite, and the distinct values of
+columns, which are all that a suite looks at. What does not: what is expected of them (`reference/expectations/`).
 """
+
+from collections.abc import Mapping
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from junk_leads.reference import INTERACTION_GROUPS, LeadSchema
 from junk_leads.steps.leads.encoding import Encoder
@@ -92,15 +95,34 @@ def count(relation: duckdb.DuckDBPyRelation) -> int:
     return int(relation.count("*").fetchall()[0][0])
 
 
-def distinct_values(relation: duckdb.DuckDBPyRelation, column: str, *, missing_only: bool = False) -> pa.Table:
-    """A column's distinct values, a missing one last, as `value` and `row_count`: how many rows have each.
+def distinct_values(relation: duckdb.DuckDBPyRelation, looks: Mapping[str, bool]) -> dict[str, pa.Table]:
+    """The distinct values of the columns looked at, a missing one last: `value` and `row_count`, how many rows have it.
 
-    When `missing_only`, any one value stands for all that are there.
+    Of a column with True it is looked at only whether a value is missing: true stands for all that are there. The rows
+    are read once, however many the columns.
     """
-    cell = quoted(column)
-    differing = f"{cell} IS NULL" if missing_only else cell
-    return (
-        relation.aggregate(f"any_value({cell}) AS value, count(*) AS row_count", differing)
-        .order("value")
+    if not looks:
+        return {}
+    names = [quoted(column) for column in looks]
+    cells = (
+        f"CASE WHEN {cell} IS NOT NULL THEN true END AS {cell}" if missing_only else cell
+        for cell, missing_only in zip(names, looks.values(), strict=True)
+    )
+    found = (
+        relation.select(", ".join(cells))
+        .aggregate(
+            f"grouping({', '.join(names)}) AS others, count(*) AS row_count, {', '.join(names)}",
+            f"GROUPING SETS ({', '.join(f'({name})' for name in names)})",
+        )
+        .order(", ".join(names))
         .to_arrow_table()
     )
+    everything = (
+        1 << len(names)
+    ) - 1  # a bit for each column that a row of the result is not about, the last the lowest
+    return {
+        column: found.filter(pc.equal(found["others"], everything ^ (1 << (len(names) - 1 - number))))
+        .select([2 + number, 1])
+        .rename_columns(["value", "row_count"])
+        for number, column in enumerate(looks)
+    }
