@@ -14,7 +14,7 @@ import pytest
 
 from junk_leads.errors import DropUnknown, WarehouseUnavailable
 from junk_leads.stores import warehouse
-from junk_leads.stores.warehouse import connect, holds, rows_of, store, take_back
+from junk_leads.stores.warehouse import _seen_locked, connect, holds, rows_of, store, take_back
 
 RESTORE = f"nothing was changed: {warehouse.RESTORE}"
 
@@ -344,6 +344,22 @@ def test_a_file_that_another_process_lets_go_is_opened(path: Path) -> None:
         assert not opened.is_set()
     waiting.join(timeout=60)
     assert opened.is_set()
+
+
+def test_a_lock_of_another_process_is_seen_without_trying(path: Path) -> None:
+    assert not _seen_locked(path)  # there is no file
+    with connect(path):
+        assert not _seen_locked(path)  # this process's own
+    with held(path):
+        assert _seen_locked(path) == Path("/proc/locks").exists()
+    assert not _seen_locked(path)
+
+
+def test_where_locks_are_not_seen_the_file_is_tried_until_it_is_let_go(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("junk_leads.stores.warehouse._seen_locked", lambda path: False)
+    test_a_file_that_another_process_lets_go_is_opened(path)
 
 
 def test_who_waits_is_told_whom_for_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
