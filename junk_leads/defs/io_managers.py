@@ -1,10 +1,11 @@
 """The IO manager: assets to and from tables of the warehouse, by name.
 
-What lives here: Dagster's view of `warehouse.py`, one connection for the length of a step, and the
+What lives here: Dagster's view of `warehouse.py`, one connection from output to output, and the
 metadata that every stored table shows. What does not: transactions (`warehouse.py`) and checks
 (`checks.py`).
 """
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -21,6 +22,7 @@ from junk_leads.errors import WarehouseUnavailable
 from junk_leads.home import Home
 from junk_leads.stores.warehouse import connect, rows_of, store
 
+TURN_SECONDS = 1.0  # for so long a run may keep the warehouse from one output to the next
 PREVIEW_ROWS = 5
 PREVIEW_COLUMNS = 14
 
@@ -38,15 +40,17 @@ class Warehouse(dg.ConfigurableIOManager):
     path: str
     wait_seconds: float | None = None  # as JUNK_LEADS_WAIT_SECONDS says
     _connection: duckdb.DuckDBPyConnection | None = PrivateAttr(default=None)
+    _opened_at: float = PrivateAttr(default=0.0)
     _lock: IO[bytes] | None = PrivateAttr(default=None)
 
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """The connection of this step, opened when first asked for.
+        """The connection of this run's steps, opened when first asked for.
 
         Raises WarehouseUnavailable when another process holds the file for too long.
         """
         if self._connection is None:
             self._connection = connect(Path(self.path), wait_seconds=self.wait_seconds)
+            self._opened_at = time.monotonic()
         return self._connection
 
     def release(self) -> None:
@@ -54,6 +58,11 @@ class Warehouse(dg.ConfigurableIOManager):
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def pass_on(self) -> None:
+        """Close the connection after an output, unless it was opened just now: to open it again costs 20 ms."""
+        if time.monotonic() - self._opened_at >= TURN_SECONDS:
+            self.release()
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Hold the lock that says that a run is alive."""
@@ -87,7 +96,7 @@ class Warehouse(dg.ConfigurableIOManager):
         with failures_told():
             stored = store(self.connection(), outputs, drops, None if content is None else str(content.value))
             context.add_output_metadata(describe(relation_of(self.connection(), outputs[table]), stored[table]))
-            self.release()
+            self.pass_on()
 
 
 def describe(

@@ -51,7 +51,8 @@ def make_incoming_sensor(
     @dg.sensor(
         name="incoming_sensor",
         jobs=[data_pipeline, inference_pipeline],
-        minimum_interval_seconds=interval_seconds,
+        # a look begins a moment after the daemon has asked what is due: a whole interval would be due a round later
+        minimum_interval_seconds=max(interval_seconds - 1, 1),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="A new complete CSV in incoming/ becomes a drop and a run; unlabelled drops are scored too.",
     )

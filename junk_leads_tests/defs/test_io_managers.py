@@ -98,6 +98,24 @@ def test_outputs_go_in_by_column_name(platform: Platform) -> None:
     assert platform.rows() == [("a", 1, 2), ("b", 3, 4)]
 
 
+def test_the_file_is_kept_from_one_output_to_the_next_for_a_moment_only(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+
+    def opening(path: Path, **more: Any) -> duckdb.DuckDBPyConnection:
+        opened.append(path)
+        return connect(path, **more)
+
+    monkeypatch.setattr("junk_leads.defs.io_managers.connect", opening)
+    platform.make("SELECT 'a' AS drop, 1 AS x", "a", select="made,seen")
+    assert len(opened) == 1
+    monkeypatch.setattr("junk_leads.defs.io_managers.TURN_SECONDS", 0.0)
+    platform.make("SELECT 'a' AS drop, 1 AS x", "a", select="made,seen")
+    assert len(opened) == 3
+    assert platform.rows("seen") == [("a", 1)]  # and it is let go at the end of a run
+
+
 def test_columns_may_be_added_but_not_left_out(platform: Platform) -> None:
     platform.make("SELECT 'a' AS drop, 1 AS x", "a")
     platform.make("SELECT 'b' AS drop, 2 AS x, 'new' AS y", "b")

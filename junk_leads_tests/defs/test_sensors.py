@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._daemon.sensor import MIN_INTERVAL_LOOP_TIME
 
 from junk_leads.definitions import build_defs
 from junk_leads.defs.resources import HomeResource
@@ -408,6 +409,14 @@ class Incoming:
         return self.instance.create_run_for_job(
             job, tags={**request.tags, "dagster/run_key": request.run_key}, status=status
         )
+
+
+def test_a_look_is_due_whenever_the_daemon_asks(home: Home) -> None:
+    (sensor,) = [s for s in build_defs(home).sensors or [] if s.name == "incoming_sensor"]
+    assert isinstance(sensor, dg.SensorDefinition)
+    assert sensor.minimum_interval_seconds is not None
+    # its last look began a little after the daemon's last round
+    assert sensor.minimum_interval_seconds <= MIN_INTERVAL_LOOP_TIME - 1
 
 
 @pytest.fixture

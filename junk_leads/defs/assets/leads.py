@@ -93,7 +93,7 @@ def raw_leads(
         }
         yield from publish(outputs, results, {"content": delivery.content, **_metadata(delivery, reading)})
         yield _rejections(drop, stored_of(warehouse.connection(), "rejected_leads", drop))
-        warehouse.release()
+        warehouse.pass_on()
 
 
 rejected_leads = dg.AssetSpec(
@@ -418,7 +418,7 @@ def interaction_groups(
             if has_table(con, "refused_rows"):  # what was refused of this drop before is mended
                 store(con, {"refused_rows": con.table("refused_rows").limit(0)}, [drop], delivery.content)
         keep_labelled_drops(context.instance, warehouse.connection())  # stored, the drop is accepted or refused
-        warehouse.release()
+        warehouse.pass_on()
 
 
 def interaction_groups_checks(

@@ -99,7 +99,7 @@ def predictions(
             if warning:
                 told = told.select(duckdb.StarExpression(), duckdb.ConstantExpression(warning).alias("warning"))
             write_scored_file(con, target, header, delivered_rows(delivery.path), told, parquet=parquet)
-        warehouse.release()
+        warehouse.pass_on()
 
 
 def predictions_checks(con: duckdb.DuckDBPyConnection, scored: Output, leads: int) -> list[dg.AssetCheckResult]:
