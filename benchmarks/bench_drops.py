@@ -1,9 +1,10 @@
-"""Many drops: what the next drop, a look of the sensor and training's tables cost in a home of 100 drops and of 10,000.
+"""Many drops: what is done next costs in a home of 10,000 drops beside one of 100, of the same leads in all.
 
 What lives here: a home whose tables, ledger and Dagster records are those of many small drops, made from one that was
-really ingested, and the costs of what a person does next. What does not: large drops (`bench.py`).
+really ingested and divided among them, and the costs of what a person does next. What does not: large drops
+(`bench.py`).
 
-    python benchmarks/bench_drops.py [--drops 100 10000] [--leads 20] [--rounds 3]
+    python benchmarks/bench_drops.py [--drops 100 10000] [--leads 200000] [--rounds 3]
 """
 
 import argparse
@@ -12,20 +13,37 @@ import sqlite3
 import statistics
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from bench_latency import servers
+
 from junk_leads.home import Home
 
 SEED = "seed0"
+# What the UI asks of Dagster for an asset's page, but for names that do not grow with the drops.
+PAGES = {
+    "overview": """query($key: AssetKeyInput!) { assetOrError(assetKey: $key) { ... on Asset {
+        definition { assetChecksOrError { ... on AssetChecks { checks { name
+            executionForLatestMaterialization { status evaluation { success } } } } } }
+        assetMaterializations(limit: 1) { runId timestamp partition metadataEntries { label } } } } }""",
+    "partitions": """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+        partitionKeysByDimension { name partitionKeys }
+        assetPartitionStatuses { ... on DefaultPartitionStatuses {
+            materializedPartitions failedPartitions unmaterializedPartitions materializingPartitions } } } } }""",
+    "events": """query($key: AssetKeyInput!) { assetOrError(assetKey: $key) { ... on Asset {
+        assetMaterializations(limit: 50) { runId timestamp partition metadataEntries { label } }
+        assetObservations(limit: 50) { runId timestamp partition } } } }""",
+}
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--drops", type=int, nargs="+", default=[100, 10_000], help="how many drops a home has")
-    parser.add_argument("--leads", type=int, default=20, help="leads of a drop")
+    parser.add_argument("--leads", type=int, default=200_000, help="leads of a home, divided among its drops")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     given = parser.parse_args()
@@ -36,7 +54,7 @@ def main() -> None:
     if given.json:
         print(json.dumps(figures))
         return
-    print(f"drops of {given.leads} leads; processor seconds, medians of {given.rounds}\n")
+    print(f"{given.leads:,} leads; processor seconds, of pages those of the clock; medians of {given.rounds}\n")
     print(f"{'':32}" + "".join(f"{f'{drops:,} drops':>16}" for drops in given.drops) + f"{'times':>10}")
     for name in figures[given.drops[0]]:
         costs = [figures[drops][name] for drops in given.drops]
@@ -54,40 +72,52 @@ def _costs(folder: Path, drops: int, leads: int, rounds: int) -> dict[str, float
     with platform(home) as opened:
         write_leads(folder / f"{SEED}.csv", leads, seed=1)
         opened.ingest(folder / f"{SEED}.csv")
-    _multiply(home, drops)
+    _divide(home, drops, leads // drops)
     with platform(home) as opened:
         files = [folder / f"next{number}.csv" for number in range(rounds + 1)]
         for number, file in enumerate(files):
-            write_leads(file, leads, seed=number + 2)
+            write_leads(file, 20, seed=number + 2)
         with opened.among(2) as each:
             each.ingest(files[0])  # what is made once in a process
             ingest = [_seconds(lambda file=file: each.ingest(file)) for file in files[1:]]  # type: ignore[misc]
+        opened.train({})  # counts the leads, as the first training does, and imports
+        train = [_seconds(lambda: opened.train({})) for _ in range(rounds)]
         history = [_seconds(lambda: renew_history(home, opened.instance)) for _ in range(rounds)]
         look = [_seconds(lambda: _look(home, opened.instance)) for _ in range(rounds)]
         with connect(home.warehouse) as con:
             read = [_seconds(lambda: rows_of(con, "cleaned_leads", [SEED]).fetchall()) for _ in range(rounds)]
-        partitions = [
-            _seconds(lambda: opened.instance.get_materialized_partitions(_key("raw_leads"))) for _ in range(rounds)
-        ]
-    return {
-        "ingest of the next drop": statistics.median(ingest),
-        "the history renewed": statistics.median(history),
-        "a look of the sensor": statistics.median(look),
-        "the rows of a drop": statistics.median(read),
-        "partitions, for asset pages": statistics.median(partitions),
+    costs = {
+        "ingest of the next drop": ingest,
+        "train": train,
+        "the history renewed": history,
+        "a look of the sensor": look,
+        "the rows of a drop": read,
     }
+    with servers(home.root) as port:
+        for name, query in PAGES.items():
+            _page(port, query)  # what is read once
+            costs[f"asset page: {name}"] = [_page(port, query) for _ in range(rounds)]
+    return {name: statistics.median(seconds) for name, seconds in costs.items()}
+
+
+def _page(port: int, query: str) -> float:
+    """Seconds that Dagster's webserver takes to answer what an asset's page asks."""
+    body = json.dumps({"query": query, "variables": {"key": {"path": ["raw_leads"]}}}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/graphql", body, headers={"Content-Type": "application/json"}
+    )
+    start = time.perf_counter()
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        told = json.load(answer)
+    if "errors" in told:
+        raise SystemExit(f"the page could not be read: {told['errors'][0]['message']}")
+    return time.perf_counter() - start
 
 
 def _seconds(work: Callable[[], object]) -> float:
     start = time.process_time()
     work()
     return time.process_time() - start
-
-
-def _key(asset: str) -> object:
-    import dagster as dg
-
-    return dg.AssetKey(asset)
 
 
 def _look(home: Home, instance: object) -> None:
@@ -110,22 +140,30 @@ def _look(home: Home, instance: object) -> None:
 _DEFINITIONS: object = None
 
 
-def _multiply(home: Home, drops: int) -> None:
-    """Give the home as many drops as are asked for, each like the one that it has, in all its stores."""
+def _divide(home: Home, drops: int, each: int) -> None:
+    """Divide the leads of the home's one drop among as many as are asked for, in all its stores."""
     from junk_leads.stores.warehouse import connect
 
     names = [f"drop{number:06}" for number in range(1, drops)]
     with connect(home.warehouse) as con:
-        tables = [
-            row[0]
-            for row in con.execute("SELECT table_name FROM duckdb_columns() WHERE column_name = 'drop'").fetchall()
-        ]
-        for table in tables:
-            con.execute(
-                f'INSERT INTO "{table}" SELECT t.* REPLACE (n.name AS drop) FROM "{table}" AS t, '
-                f"(SELECT unnest(?) AS name) AS n WHERE t.drop = '{SEED}' ORDER BY n.name",
-                [names],
-            )
+        columns = "SELECT table_name, list(column_name) FROM duckdb_columns() WHERE NOT internal GROUP BY table_name"
+        for table, has in con.execute(columns).fetchall():
+            if "lead_number" in has:  # rows of leads
+                of_lead = "?[(lead_number - 1) // ? + 1]"
+                con.execute(
+                    f'CREATE TEMP TABLE divided AS SELECT * REPLACE ({of_lead} AS drop) FROM "{table}"',
+                    [[SEED, *names], each],
+                )
+                con.execute(f'DELETE FROM "{table}"')
+                con.execute(f'INSERT INTO "{table}" SELECT * FROM divided ORDER BY drop, lead_number')
+                con.execute("DROP TABLE divided")
+            elif "drop" in has:  # rows about drops
+                one = ", least(t.row_count, ?) AS row_count" if "row_count" in has else ""
+                con.execute(
+                    f'INSERT INTO "{table}" SELECT t.* REPLACE (n.name AS drop{one}) FROM "{table}" AS t, '
+                    f"(SELECT unnest(?) AS name) AS n WHERE t.drop = '{SEED}' ORDER BY n.name",
+                    [*([each] if one else []), names],
+                )
     with closing(sqlite3.connect(home.ledger)) as db, db:
         for table in ("deliveries", "findings"):
             columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})") if row[1] != "number"]

@@ -42,7 +42,7 @@ def main() -> None:
         names = [f"drop{number:03}" for number in range(given.single + given.at_once)]
         for number, drop in enumerate(names):
             _junk_leads("generate", "--rows", given.leads, "--unlabelled", "--seed", number + 2, "--out", folder / drop)
-        with _servers(home):
+        with servers(home):
             alone = [_seconds_until_scored(home, folder, [drop]) for drop in names[: given.single]]
             together = _seconds_until_scored(home, folder, names[given.single :]) if given.at_once else 0.0
             parts = _parts(home)
@@ -75,8 +75,11 @@ def _with_champion(home: Path, history: Path, leads: int) -> None:
 
 
 @contextmanager
-def _servers(home: Path) -> Iterator[None]:
-    """`junk-leads ui` of the home on free ports, ready when its sensor has looked; ended with all that it started."""
+def servers(home: Path) -> Iterator[int]:
+    """`junk-leads ui` of the home on free ports, ready when its sensor has looked; gives the port of Dagster's UI.
+
+    Ended with all that it started.
+    """
     ports = [_free_port() for _ in range(2)]
     command = [*JUNK_LEADS, "ui", "--port", str(ports[0]), "--mlflow-port", str(ports[1])]
     log = (home / "ui.log").open("wb")
@@ -84,8 +87,8 @@ def _servers(home: Path) -> Iterator[None]:
         command, env={**os.environ, "JUNK_LEADS_HOME": str(home)}, stdout=log, stderr=log, start_new_session=True
     )
     try:
-        _wait_until(lambda: _ticks(home) > 0, "the sensor's first look", server)
-        yield
+        _wait_until(lambda: _ticks(home) > 0 and _answers(ports[0]), "the sensor's first look", server)
+        yield ports[0]
     finally:
         server.send_signal(signal.SIGINT)
         try:
@@ -100,6 +103,11 @@ def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _wait_until(ready: Any, what: str, server: "subprocess.Popen[bytes] | None" = None) -> None:
