@@ -74,28 +74,26 @@ def _matched(
     columns = ", ".join(map(quoted, key))
     codes = ", ".join(f"coalesce({quoted(name)}, '{NONE_GIVEN}') AS {quoted(name)}" for name in CODES)
     lone = ", ".join(f"any_value({quoted(name)}) AS {quoted(name)}" for name in CODES)
-    single = "SELECT {key}, interactions, {lone} FROM {table} GROUP BY ALL HAVING count(*) = 1"
-    con.execute(
-        f"CREATE OR REPLACE TEMP TABLE matching_leads AS "
-        f"SELECT {columns}, {codes}, ({interactions}) AS interactions FROM leads"
-    )
-    con.execute(
-        f"""
-        CREATE OR REPLACE TEMP TABLE matching_before AS
+
+    def lone_leads(table: str, near: str) -> str:
+        """Those of a table that are alone of their kind, of the moments of `near` and of a day apart from them.
+
+        Of most deliveries few moments meet, and nothing else is read of the other leads.
+        """
+        return f"""
         WITH days AS (SELECT unnest([0, {", ".join(map(str, _DAYS_APART))}]) AS days),
-        wanted AS (SELECT DISTINCT created_date + to_days(days::INTEGER) AS created_date FROM matching_leads, days),
+        wanted AS (SELECT DISTINCT created_date + to_days(days::INTEGER) AS created_date FROM {near}, days),
         there AS (
             SELECT {columns}, {codes}, ({interactions}) AS interactions
-            FROM before SEMI JOIN wanted USING (created_date)
+            FROM {table} SEMI JOIN wanted USING (created_date)
         )
-        {single.format(key=columns, lone=lone, table="there")}
+        SELECT {columns}, interactions, {lone} FROM there GROUP BY ALL HAVING count(*) = 1
         """
-    )
+
+    con.execute(f"CREATE OR REPLACE TEMP TABLE matching_before AS {lone_leads('before', 'leads')}")
+    con.execute(f"CREATE OR REPLACE TEMP TABLE matching_lone AS {lone_leads('leads', 'matching_before')}")
     same = " AND ".join(
         f"a.{quoted(name)} IS NOT DISTINCT FROM b.{quoted(name)}" for name in (*key[1:], "interactions")
-    )
-    con.execute(
-        f"CREATE OR REPLACE TEMP TABLE matching_lone AS {single.format(key=columns, lone=lone, table='matching_leads')}"
     )
     pairs = ", ".join(f"a.{quoted(name)} AS now_{n}, b.{quoted(name)} AS then_{n}" for n, name in enumerate(CODES))
     rows = con.sql(
