@@ -103,10 +103,12 @@ def distinct_values(relation: duckdb.DuckDBPyRelation, looks: Mapping[str, bool]
     """
     if not looks:
         return {}
-    names = [quoted(column) for column in looks]
+    names = [f"c{number}" for number in range(len(looks))]
     cells = (
-        f"CASE WHEN {cell} IS NOT NULL THEN true END AS {cell}" if missing_only else cell
-        for cell, missing_only in zip(names, looks.values(), strict=True)
+        f"CASE WHEN {quoted(column)} IS NOT NULL THEN true END AS {name}"
+        if missing_only
+        else f"{quoted(column)} AS {name}"
+        for name, (column, missing_only) in zip(names, looks.items(), strict=True)
     )
     found = (
         relation.select(", ".join(cells))
@@ -117,12 +119,11 @@ def distinct_values(relation: duckdb.DuckDBPyRelation, looks: Mapping[str, bool]
         .order(", ".join(names))
         .to_arrow_table()
     )
-    everything = (
-        1 << len(names)
-    ) - 1  # a bit for each column that a row of the result is not about, the last the lowest
+    # `others` has a bit for each column that a row of the result is not about, that of the last is the lowest
+    all_of_them = (1 << len(names)) - 1
     return {
-        column: found.filter(pc.equal(found["others"], everything ^ (1 << (len(names) - 1 - number))))
-        .select([2 + number, 1])
+        column: found.filter(pc.equal(found["others"], all_of_them - (1 << place)))
+        .select([name, "row_count"])
         .rename_columns(["value", "row_count"])
-        for number, column in enumerate(looks)
+        for column, name, place in zip(looks, names, reversed(range(len(names))), strict=True)
     }
