@@ -177,9 +177,9 @@ def _divide(home: Home, drops: int, each: int) -> None:
         told = ", ".join(
             f"replace({column}, '{SEED}', ?1)" if column in ("partition", "event") else column for column in columns
         )
+        db.execute(f"CREATE TEMP TABLE seeds AS SELECT * FROM event_logs WHERE partition = '{SEED}'")
         db.executemany(
-            f"INSERT INTO event_logs ({', '.join(columns)}) SELECT {told} FROM event_logs WHERE partition = '{SEED}'",
-            [(name,) for name in names],
+            f"INSERT INTO event_logs ({', '.join(columns)}) SELECT {told} FROM seeds", [(name,) for name in names]
         )
         db.executemany(
             "INSERT INTO dynamic_partitions (partitions_def_name, partition) VALUES ('drops', ?)",

@@ -18,6 +18,7 @@ from junk_leads.steps.learning.gating import Rules, Verdict, judge
 from junk_leads.steps.learning.metrics import slices
 from junk_leads.steps.learning.training import features_side_by_side
 from junk_leads.steps.learning.validation import day
+from junk_leads.steps.pages.card import few
 from junk_leads.steps.pages.plots import plot_junk_budget, plot_side_by_side
 from junk_leads.stores.drops.labelled import counts_of, labelled_drops, uncounted
 from junk_leads.stores.registry import PRODUCTION, Registry, Version
@@ -112,7 +113,7 @@ def compared(registry: Registry, versions: tuple[Version, Version], verdict: Ver
         ["created", *(version.created for version in versions)],
         ["newest lead", *(_day(version.newest_lead) for version in versions)],
         ["labelled leads", *(f"{sum(version.drops.values()):,}" for version in versions)],
-        ["drops", *(", ".join(version.drops) for version in versions)],
+        ["drops", *(few(list(version.drops)) for version in versions)],
         ["data fingerprint", *(version.data_fingerprint for version in versions)],
         ["encoder", *(version.encoder_id for version in versions)],
     ]

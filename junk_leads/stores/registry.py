@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+DROPS_FILE = "drops.json"  # of a version's run
+_LONGEST_TAG = 5_000
 MODEL = "junk_leads"
 MLFLOW_UI = "http://127.0.0.1:5000"
 STAGES = ("staging", "production", "archived")
@@ -339,10 +341,23 @@ class Registry:
             tags.get("encoder_id", ""),
             metrics,
             tags.get("data_fingerprint", ""),
-            json.loads(tags.get("drops", "{}")),
+            self._drops(found, tags.get("drops", "{}")),
             float(tags.get("newest_lead", "nan")),
             float(tags.get("holdout_from", "nan")),
         )
+
+    def _drops(self, found: "ModelVersion", told: str) -> dict[str, int]:
+        """The drops that a version learned from, with their leads: as its tag tells, or the file that it names."""
+        if told == DROPS_FILE:
+            with plain_errors():
+                told = downloaded(f"runs:/{found.run_id}/{told}", self.home.mlflow_uri).read_text(encoding="utf-8")
+        return dict(json.loads(told))
+
+
+def drops_tag(drops: Mapping[str, int]) -> str:
+    """What a version's tag tells of its drops; MLflow takes 100,000 characters, and thousands of drops are more."""
+    told = json.dumps(dict(drops))
+    return told if len(told) <= _LONGEST_TAG else DROPS_FILE
 
 
 def _event(

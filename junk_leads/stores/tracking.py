@@ -35,7 +35,7 @@ from junk_leads.stores.model_files import (
     files_sha256,
     folder_sha256,
 )
-from junk_leads.stores.registry import JUDGED, Registry
+from junk_leads.stores.registry import DROPS_FILE, JUDGED, Registry, drops_tag
 
 DAY = 86_400  # seconds
 # What scoring a raw lead needs; the code itself travels with the model.
@@ -81,7 +81,7 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
             mlflow.log_metrics({f"week_{metric}": x.value for metric, x in found.items()}, step=step)
         mlflow.log_dict(report.as_dict(), "evaluation.json")
         mlflow.log_text(report_markdown(report), "evaluation.md")
-        mlflow.log_dict(dict(training.drops), "drops.json")
+        mlflow.log_dict(dict(training.drops), DROPS_FILE)
         mlflow.log_text(encoder.to_json(), "encoder.json")
         mlflow.log_dict(dict(zip(encoder.features, map(float, gains), strict=True)), "feature_importance.json")
         folder = Path(name)
@@ -101,7 +101,7 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
                 "folder_sha256": folder_sha256(logged),
                 "judged_sha256": judged_hashes,
                 "data_fingerprint": fingerprint,
-                "drops": json.dumps(dict(training.drops)),
+                "drops": drops_tag(training.drops),
                 "newest_lead": repr(float(training.data.days.max()) * DAY),
                 "holdout_from": repr(float(evaluated.holdout.days.min()) * DAY),
                 "metrics": json.dumps({k: round(v, 6) for k, v in report.values().items()}),

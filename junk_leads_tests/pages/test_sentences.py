@@ -4,6 +4,7 @@ import duckdb
 import pytest
 
 from junk_leads.defs.expectations import Expectation, Suite, load_suite, validate
+from junk_leads.steps.pages.card import few
 from junk_leads.steps.pages.sentences import figure, found_sentence, percent
 
 
@@ -99,3 +100,10 @@ def test_errors_are_told_before_warnings_each_once_and_three_at_most(con: duckdb
         "1 of 3 values of x are below 2 (33 %); 2 of 3 values of x are above 1 (67 %); "
         "1 of 3 values of x are above 2 (33 %); and 3 more"
     )
+
+
+def test_of_very_many_names_the_last_are_told() -> None:
+    names = [f"drop{number:05}" for number in range(10_000)]
+    assert few(names[:20]) == ", ".join(names[:20])
+    assert few(names).endswith("drop09998, drop09999 and 9,980 others")
+    assert len(few(names)) < 300

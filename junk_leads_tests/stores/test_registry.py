@@ -3,6 +3,7 @@
 Versions 2 and 3 are version 1 registered again: the registry moves versions, it does not look into models.
 """
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from junk_leads.errors import NoChampion, RegistryError
 from junk_leads.home import Home
 from junk_leads.stores.mlflow_store import EXPERIMENT, mlflow_quiet
 from junk_leads.stores.model_files import BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE, files_sha256, folder_sha256
-from junk_leads.stores.registry import MODEL, STAGES, Registry
+from junk_leads.stores.registry import DROPS_FILE, MODEL, STAGES, Registry, drops_tag
 from junk_leads_tests.conftest import Trained, copied_home
 
 pytestmark = pytest.mark.xdist_group("registry")
@@ -80,6 +81,16 @@ def test_versions_are_listed_newest_first_with_what_is_known_of_them(registry: R
     assert 0.75 < first.metrics["random_auc"] < 1
     assert first.encoder_id == registry.champion().encoder.id
     assert registry.client.get_run(first.run_id).info.status == "FINISHED"
+
+
+def test_thousands_of_drops_are_more_than_a_tag_takes(registry: Registry) -> None:
+    drops = {f"a drop with a name of some length {number:06}": number for number in range(10_000)}
+    assert drops_tag(drops) == DROPS_FILE
+    few = registry.version("1").drops
+    assert few
+    assert json.loads(drops_tag(few)) == few
+    registry.client.set_model_version_tag(MODEL, "2", "drops", DROPS_FILE)
+    assert registry.version("2").drops == few  # the runs of both have the same file
 
 
 def test_promoting_to_production_archives_the_former_champion(registry: Registry) -> None:

@@ -3,7 +3,7 @@
 What lives here: its text. What does not: any of its figures (`evaluation.py`, `drift.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from junk_leads.steps.leads.encoding import Encoder
@@ -13,7 +13,15 @@ from junk_leads.steps.learning.validation import day
 from junk_leads.steps.pages.report import report_markdown
 from junk_leads.steps.watching.drift import drift
 
+_MOST_NAMES = 20
 _SHIFTED = 0.25
+
+
+def few(names: Sequence[str]) -> str:
+    """Names in a line: all, or of very many the last and how many there are besides."""
+    if len(names) <= _MOST_NAMES:
+        return ", ".join(names)
+    return f"{', '.join(names[-_MOST_NAMES:])} and {len(names) - _MOST_NAMES:,} others"
 
 
 def model_card(
@@ -40,7 +48,7 @@ Tells how likely a lead is to complete its application. LightGBM, {evaluated.mod
 
 ## Data
 {data.leads:,} labelled leads, {data.share:.2%} of them genuine, created {first} to {last}, from
-{", ".join(f"{drop} ({count:,})" for drop, count in drops.items())}. Fingerprint {data.fingerprint}; encoder
+{few([f"{drop} ({count:,})" for drop, count in drops.items()])}. Fingerprint {data.fingerprint}; encoder
 {encoder.id} with {len(encoder.features)} features.
 
 ## What it does on leads it has not seen
