@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     given = parser.parse_args()
+    if any(given.leads % drops for drops in given.drops):
+        parser.error(f"{given.leads:,} leads cannot be divided evenly among {given.drops} drops")
     figures = {}
     for drops in given.drops:
         with tempfile.TemporaryDirectory() as folder:

@@ -240,6 +240,8 @@ def test_a_home_of_many_drops_costs_what_it_is_told_to() -> None:
         "--drops",
         "3",
         "6",
+        "--leads",
+        "3000",
         "--rounds",
         "1",
         "--json",
