@@ -172,11 +172,7 @@ class Registry:
 
     def evaluation(self, version: str) -> dict[str, Any]:
         """What a version's training reported: splits, weeks, slices, tenths, grades."""
-        found = self._found(version)
-        with plain_errors():
-            file = downloaded(f"runs:/{found.run_id}/evaluation.json", self.home.mlflow_uri)
-            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return content
+        return self._logged(self._found(version), "evaluation.json")
 
     def version(self, version: str) -> Version:
         """One version. Raises RegistryError when there is none of this number."""
@@ -348,10 +344,13 @@ class Registry:
 
     def _drops(self, found: "ModelVersion", told: str) -> dict[str, int]:
         """The drops that a version learned from, with their leads: as its tag tells, or the file that it names."""
-        if told == DROPS_FILE:
-            with plain_errors():
-                told = downloaded(f"runs:/{found.run_id}/{told}", self.home.mlflow_uri).read_text(encoding="utf-8")
-        return dict(json.loads(told))
+        return self._logged(found, told) if told == DROPS_FILE else dict(json.loads(told))
+
+    def _logged(self, found: "ModelVersion", file: str) -> dict[str, Any]:
+        """What a JSON file tells that was logged with a version's training."""
+        with plain_errors():
+            path = downloaded(f"runs:/{found.run_id}/{file}", self.home.mlflow_uri)
+            return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def drops_tag(drops: Mapping[str, int]) -> str:
