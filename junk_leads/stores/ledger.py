@@ -195,8 +195,10 @@ class Ledger:
     def _place(self, noted: str) -> Path:
         """Where a file is that was noted, in full by former versions: below the home, wherever that is now."""
         path = self.home.root / noted
+        if not os.path.isabs(noted) or path.is_relative_to(self.home.root):
+            return path
         known = [number for number, part in enumerate(path.parts) if part in _FOLDERS]
-        if path.is_relative_to(self.home.root) or not known:
+        if not known:
             return path
         moved = self.home.root.joinpath(*path.parts[known[-1] :])
         return moved if moved.exists() or not path.exists() else path

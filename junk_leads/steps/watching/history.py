@@ -42,6 +42,7 @@ HISTORY = pa.schema(
         "content": pa.string(),
     }
 )
+_NOTHING = dict.fromkeys(HISTORY.names)
 
 
 def history_row(
@@ -60,8 +61,7 @@ def history_row(
     this content; without them the `former` row keeps what was known of it. `blocked` is why a later step refused it,
     `warnings` what was found unusual, `psi` how far the shares of each column moved. In the table both are JSON.
     """
-    known: dict[str, Any] = {name: (former or {}).get(name) for name in HISTORY.names}
-    known |= {name: value for name, value in (figures or {}).items() if name in known}
+    known: dict[str, Any] = {**_NOTHING, **(former or {}), **(figures or {})}
     at: datetime = delivery["at"]
     state, reason = str(delivery["status"]), str(delivery["reason"])
     if state == ACCEPTED:
