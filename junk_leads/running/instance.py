@@ -32,7 +32,8 @@ def opened_instance(home: Home) -> Iterator[dg.DagsterInstance]:
             for name in _STORAGE:
                 make_whole(home.dagster / name, _make)
             instance = dg.DagsterInstance.from_config(str(home.dagster))
-    except (OSError, DBAPIError, DagsterError, CheckError, YAMLError) as error:
+            _ = instance.run_launcher, instance.run_coordinator  # found when asked for
+    except (OSError, DBAPIError, DagsterError, CheckError, YAMLError, UnicodeDecodeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise JunkLeadsError(
             f"Dagster's storage in {home.dagster} cannot be made or opened ({first}); check dagster.yaml there, "

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
+from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.running.instance import opened_instance
 
@@ -85,3 +87,21 @@ def test_the_owners_settings_are_kept(home: Home) -> None:
         with opened_instance(home.prepare()):
             pass
     assert settings.read_text(encoding="utf-8") == "telemetry:\n  enabled: false\n"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        b"\xa3 settings in another encoding",
+        b"run_launcher:\n  module: bunk_leads.running.launcher\n  class: WarmRunLauncher\n",
+        b"run_launcher:\n  module: junk_leads.running.launcher\n  class: WarmRun",
+        b"telemetry: [",
+        b"telemetri:\n  enabled: false\n",
+    ],
+    ids=["encoding", "module", "class", "form", "name"],
+)
+def test_settings_that_are_damaged_are_one_plain_line_before_anything_runs(home: Home, settings: bytes) -> None:
+    (home.dagster / "dagster.yaml").write_bytes(settings)
+    told = r"cannot be made or opened \([^\n]+\); check dagster\.yaml there, the disk and rights$"
+    with pytest.raises(JunkLeadsError, match=told), opened_instance(home):
+        pass

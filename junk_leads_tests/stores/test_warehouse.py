@@ -302,6 +302,70 @@ def test_a_taking_back_that_fails_leaves_everything_as_it_was(
     assert holds(con, "raw_leads") == {"b": "first"}
 
 
+def deliver(con: duckdb.DuckDBPyConnection, drop: str, content: str, *tables: str) -> None:
+    """Store a delivery of a drop, two leads of that content, in the tables that it comes to."""
+    of = f"SELECT '{drop}' AS drop, n AS lead_number, '{content}' AS made_of FROM range(2) AS r(n)"
+    outputs = {
+        "raw_leads": ("raw_leads", "rejected_leads", "delivered_drops"),
+        "cleaned_leads": ("cleaned_leads", "known_leads"),
+        "interaction_groups": ("interaction_groups",),
+    }
+    for main in tables:
+        store(con, {table: con.sql(of) for table in outputs[main]}, [drop], content if main == "raw_leads" else None)
+
+
+def everything(con: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[object, ...]]]:
+    """What each table holds, and of which delivery it is said to be; not when it was stored."""
+    tables = [name for (name,) in con.sql("SELECT table_name FROM duckdb_tables() ORDER BY 1").fetchall()]
+    held = {
+        name: con.sql(f"SELECT * FROM {name} ORDER BY ALL").fetchall() for name in tables if name != warehouse.HOLDINGS
+    }
+    noted = con.sql(f"SELECT * EXCLUDE (stored_at) FROM {warehouse.HOLDINGS} ORDER BY ALL").fetchall()
+    return {**{name: rows for name, rows in held.items() if rows}, warehouse.HOLDINGS: noted}
+
+
+@pytest.mark.parametrize("refused_at", [["raw_leads"], ["raw_leads", "cleaned_leads"]], ids=len)
+def test_a_refused_delivery_is_taken_back_from_every_table_that_it_came_to(
+    con: duckdb.DuckDBPyConnection, refused_at: list[str]
+) -> None:
+    for drop in "ab":
+        deliver(con, drop, "first", *warehouse.PASSED)
+    before = everything(con)
+    deliver(con, "a", "second", *refused_at)
+    deliver(con, "a", "third", *refused_at)  # what is kept beside is that which has passed, not the one before
+    assert ("a", 0, "third") in con.table("raw_leads").fetchall()
+    take_back(con, "a")
+    assert everything(con) == before
+    assert rows(con, "interaction_groups", "a") == [("a", 0, "first"), ("a", 1, "first")]
+    take_back(con, "a")  # there is nothing more to take
+    assert everything(con) == before
+
+
+def test_of_a_first_delivery_that_is_refused_nothing_is_left(con: duckdb.DuckDBPyConnection) -> None:
+    deliver(con, "b", "first", *warehouse.PASSED)
+    before = everything(con)
+    deliver(con, "a", "first", "raw_leads", "cleaned_leads")
+    take_back(con, "a")
+    assert everything(con) == before
+
+
+def test_a_delivery_that_has_passed_stays_and_the_one_before_is_forgotten(con: duckdb.DuckDBPyConnection) -> None:
+    for content in ("first", "second"):
+        deliver(con, "a", content, *warehouse.PASSED)
+    passed = everything(con)
+    assert {made_of for _, _, made_of in passed["cleaned_leads"]} == {"second"}
+    assert not [name for name in passed if name.startswith("former_")]
+    take_back(con, "a")
+    assert everything(con) == passed
+
+
+def test_the_same_delivery_again_keeps_nothing_beside(con: duckdb.DuckDBPyConnection) -> None:
+    deliver(con, "a", "first", *warehouse.PASSED)
+    passed = everything(con)
+    deliver(con, "a", "first", "raw_leads", "cleaned_leads")
+    assert everything(con) == passed
+
+
 # The file
 
 
