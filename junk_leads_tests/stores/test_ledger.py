@@ -319,7 +319,43 @@ def test_a_refused_file_is_resolved_when_a_mended_one_is_accepted_whatever_becam
         resolved = ledger.home.resolved / folder.name
         assert [d.path.parent for d in ledger.deliveries_of("july") if d.status == "refused"] == [resolved]
         assert resolved.exists() == (lost != "the folder")
-        assert (resolved / "reason.json").exists() == (lost == "nothing")
+        if lost == "nothing":
+            reason = json.loads((resolved / "reason.json").read_text(encoding="utf-8"))
+            assert datetime.fromisoformat(reason["resolved"].pop("when")).tzinfo is not None
+            assert (reason["what"], reason["resolved"]) == ("it is bad", {"by": ledger.newest("july").content})
+        else:
+            assert not (resolved / "reason.json").exists()
+
+
+def test_what_is_stored_of_a_drop_is_not_used_while_its_newest_delivery_is_refused(
+    home: Home, ledger: Ledger, incoming: Callable[..., Path]
+) -> None:
+    ledger.accept(ledger.deliver(incoming("july.csv"), "sha-1"))
+    ledger.refuse_refused("july")
+    folder = ledger.refuse(ledger.deliver(incoming("july.csv", "two"), "sha-2"), REFUSED)
+    with pytest.raises(DropRefused) as refused:
+        ledger.refuse_refused("july")
+    assert str(refused.value) == (
+        "the newest delivery of drop 'july' was refused, and what is stored is of a former one; "
+        f"mend the file and deliver it again (its reason.json is in {folder})"
+    )
+    ledger.deliver(incoming("july.csv", "three"), "sha-3")
+    ledger.refuse_refused("july")  # it waits, and may be good
+
+
+def test_a_file_moves_to_another_disk_as_well(
+    home: Home, ledger: Ledger, incoming: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def another_disk(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", another_disk)
+    path = incoming("july.csv", "leads")
+    os.utime(path, (1, 1))
+    ledger.accept(ledger.deliver(path, "0123456789abcdef"))
+    moved = ledger.newest("july").path
+    assert (moved, moved.read_text(), moved.stat().st_mtime) == (home.archive / "july-0123456789ab.csv", "leads", 1)
+    assert [*home.incoming.glob("july*"), *home.archive.iterdir()] == [moved]
 
 
 @pytest.mark.parametrize("status", ["accepted", "refused"])

@@ -74,8 +74,25 @@ def test_two_versions_are_shown_side_by_side_with_plots_and_the_gates_verdict(st
         *("comparison.md", "roc_curve.png", "reliability.png", "junk_budget.png")
     }
     page = (folder / "comparison.md").read_text(encoding="utf-8")
-    for row in ("|  | version 2 | version 1 |", "| temporal auc | 0.", "| drops | history | history |"):
-        assert row in page
+    assert page.startswith(
+        "# Versions 2 and 1\n\n|  | version 2 | version 1 |\n| --- | --- | --- |\n| stage | - | production |"
+    )
+    assert "| drops | history | history |" in page
+    rows = [line[2:-2].split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    known = Registry(story.home).version("2")
+    report = Registry(story.home).evaluation("2")["splits"]
+    metrics = ("auc", "average_precision", "brier", "calibration_error", "genuine_lost", "junk_removed")
+    assert [name for name, *_ in rows[2:]] == [
+        *("stage", "created", "newest lead", "labelled leads", "drops", "data fingerprint", "encoder"),
+        *(f"{split} {metric}" for split in report for metric in metrics),
+    ]
+    mine = {name: first for name, first, _ in rows[2:]}
+    assert mine["created"] == known.created
+    assert mine["newest lead"] == date.fromtimestamp(known.newest_lead).isoformat()
+    assert mine["labelled leads"] == f"{sum(known.drops.values()):,}"
+    assert (mine["data fingerprint"], mine["encoder"]) == (known.data_fingerprint, known.encoder_id)
+    value, low, high = report["temporal"]["auc"]
+    assert mine["temporal auc"] == f"{value:.4f} ({low:.4f} to {high:.4f})"
     assert f"On the same leads, version 2 {told['gate']}." in page
 
 

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ import pytest
 from junk_leads.defs.resources import _end_left_runs
 from junk_leads.errors import NoChampion, RegistryError
 from junk_leads.home import Home
+from junk_leads.stores import registry as registry_module
 from junk_leads.stores.mlflow_store import EXPERIMENT, mlflow_quiet
 from junk_leads.stores.model_files import BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE, files_sha256, folder_sha256
-from junk_leads.stores.registry import DROPS_FILE, MODEL, STAGES, Registry, drops_tag
+from junk_leads.stores.registry import DROPS_FILE, MODEL, STAGES, Registry, describe, drops_tag
 from junk_leads_tests.conftest import Trained, copied_home
 
 pytestmark = pytest.mark.xdist_group("registry")
@@ -83,6 +84,63 @@ def test_versions_are_listed_newest_first_with_what_is_known_of_them(registry: R
     assert registry.client.get_run(first.run_id).info.status == "FINISHED"
 
 
+def test_what_is_told_of_a_version_is_what_its_training_noted(registry: Registry) -> None:
+    client = registry.client
+    noted = client.get_model_version(MODEL, "1")
+    one = asdict(registry.version("1"))
+    assert one == {
+        "version": "1",
+        "stage": "production",
+        "created": datetime.fromtimestamp(noted.creation_timestamp // 1000, UTC).isoformat(),
+        "run_id": noted.run_id,
+        "encoder_id": noted.tags["encoder_id"],
+        "metrics": json.loads(noted.tags["metrics"]),
+        "data_fingerprint": noted.tags["data_fingerprint"],
+        "drops": json.loads(noted.tags["drops"]),
+        "newest_lead": float(noted.tags["newest_lead"]),
+        "holdout_from": float(noted.tags["holdout_from"]),
+    }
+    assert list(one["drops"]) == ["history"]
+    assert 0 < one["holdout_from"] < one["newest_lead"] < datetime.now().timestamp()
+    shown = describe(registry.version("1"))
+    assert shown == {name: one[name] for name in ("version", "stage", "created", "metrics", "run_id", "encoder_id")}
+    assert client.get_registered_model(MODEL).description == "Tells junk leads from genuine ones"
+    for tag in noted.tags:
+        client.delete_model_version_tag(MODEL, "2", tag)
+    assert repr(registry.version("2")) == repr(
+        replace(
+            registry.version("1"),
+            version="2",
+            stage="",
+            created=registry.version("2").created,
+            encoder_id="",
+            metrics={},
+            data_fingerprint="",
+            drops={},
+            newest_lead=float("nan"),
+            holdout_from=float("nan"),
+        )
+    )
+
+
+def test_a_run_is_shown_where_mlflows_ui_is(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = registry.version("1").run_id
+    page = f"/#/experiments/{registry.client.get_run(run).info.experiment_id}/runs/{run}"
+    monkeypatch.delenv("JUNK_LEADS_MLFLOW_UI", raising=False)
+    assert registry.run_url(run) == registry_module.MLFLOW_UI + page
+    monkeypatch.setenv("JUNK_LEADS_MLFLOW_UI", "http://models.example.com:1")
+    assert registry.run_url(run) == f"http://models.example.com:1{page}"
+
+
+def test_drops_are_a_tag_as_long_as_mlflow_takes_it(registry: Registry) -> None:
+    longest = registry_module._LONGEST_TAG
+    just = {"x" * (longest - len(json.dumps({"": 1}))): 1}
+    assert json.loads(drops_tag(just)) == just
+    assert drops_tag({name + "x": count for name, count in just.items()}) == DROPS_FILE
+    registry.client.set_model_version_tag(MODEL, "2", "drops", drops_tag(just))
+    assert registry.version("2").drops == just
+
+
 def test_thousands_of_drops_are_more_than_a_tag_takes(registry: Registry) -> None:
     drops = {f"a drop with a name of some length {number:06}": number for number in range(10_000)}
     assert drops_tag(drops) == DROPS_FILE
@@ -104,6 +162,18 @@ def test_a_version_goes_through_staging_to_production_and_leaves_staging(registr
     assert stages(registry) == {"3": "", "2": "staging", "1": "production"}
     registry.promote("2", "production")
     assert stages(registry) == {"3": "", "2": "production", "1": "archived"}
+
+
+def test_what_is_announced_is_each_transition_into_production_or_out_of_it(registry: Registry) -> None:
+    told: list[dict[str, Any]] = []
+    announcing = Registry(registry.home, lambda event: told.append(dict(event)))
+    announcing.promote("2", "staging")
+    assert told == []
+    announcing.promote("2", "production")
+    announcing.promote("2", "archived")
+    events = [e for e in registry.history() if e["version"] == "2" and "production" in (e["from"], e["to"])]
+    assert told == [{**event, "encoder_id": registry.version("2").encoder_id} for event in events]
+    assert [event["to"] for event in told] == ["production", "archived"]
 
 
 def test_an_archived_version_comes_back(registry: Registry) -> None:
@@ -210,6 +280,10 @@ def test_rolling_back_puts_the_former_champion_back(registry: Registry) -> None:
         "who": "ann",
         "why": "rolled back from version 2",
     }
+    (told,) = registry.home.alerts.read_text(encoding="utf-8").splitlines()
+    assert told.split("  ", 1)[1] == (
+        "champion rolled back: version 1 is in production again, in place of version 2 (rolled back from version 2)"
+    )
 
 
 def test_rolling_back_again_goes_one_champion_further_back_until_the_first(registry: Registry) -> None:
@@ -292,8 +366,13 @@ def test_a_version_with_a_damaged_file_is_not_loaded_nor_promoted_and_the_champi
     folder = model_folder(registry)
     damaged = bytearray((folder / name).read_bytes())
     damaged[len(damaged) // 2] ^= 1
+    assert registry.profile("2") is not None
     (folder / name).write_bytes(damaged)
-    for asked in (lambda: registry.load("2"), lambda: registry.promote("2", "production")):
+    for asked in (
+        lambda: registry.load("2"),
+        lambda: registry.profile("2"),
+        lambda: registry.promote("2", "production"),
+    ):
         with pytest.raises(RegistryError) as refused:
             asked()
         assert str(refused.value) == (
@@ -318,7 +397,11 @@ def test_a_version_without_its_hashes_is_not_loaded_nor_promoted(emptied: bool, 
         registry.client.set_model_version_tag(MODEL, "2", tag, "")
     else:
         registry.client.delete_model_version_tag(MODEL, "2", tag)
-    for asked in (lambda: registry.load("2"), lambda: registry.promote("2", "production")):
+    for asked in (
+        lambda: registry.load("2"),
+        lambda: registry.profile("2"),
+        lambda: registry.promote("2", "production"),
+    ):
         with pytest.raises(
             RegistryError, match="version 2 was registered without the hashes of its files, or they were"
         ):
