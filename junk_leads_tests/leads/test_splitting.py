@@ -2,14 +2,16 @@
 
 import csv
 import io
+import os
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from junk_leads.errors import DropRefused
-from junk_leads.steps.leads.splitting import BAD_QUOTE, count_lines, lines_of, split
+from junk_leads.steps.leads.splitting import BAD_QUOTE, _blocks, count_lines, lines_of, opened, split
 
 FIELDS = st.text(st.sampled_from('ab",\r\n '), max_size=5)
 
@@ -79,3 +81,31 @@ def test_quotes_that_ask_for_endless_reading_again_refuse_the_file_in_bounded_ti
         "export the leads again as comma-separated UTF-8 text and deliver that"
     )
     assert time.process_time() - started < 10
+
+
+def test_blocks_are_whole_lines_and_a_line_end_split_over_two_chunks_stays_whole() -> None:
+    chunks = [b"a\rb\r", b"\nc\nd", b"d", b"\re\r\nf", b""]
+    assert list(_blocks(iter(chunks))) == [b"a\r", b"b\r\nc\n", b"dd\re\r\n", b"f"]
+    assert list(_blocks(iter([b"a\r"]))) == [b"a\r"]
+    assert list(_blocks(iter([b"a\n", b"b\n"]))) == [b"a\n", b"b\n"]
+
+
+@pytest.mark.parametrize("kind", ["a link", "a pipe"])
+def test_a_file_that_becomes_another_between_looking_and_opening_is_refused_without_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    file, path = tmp_path / "leads.csv", tmp_path / "july.csv"
+    file.write_text("a\n")
+    path.symlink_to(file) if kind == "a link" else os.mkfifo(path)
+    seen = file.lstat()
+    monkeypatch.setattr("os.lstat", lambda _: seen)
+    with pytest.raises(DropRefused) as refused, opened(path):
+        pass
+    monkeypatch.undo()
+    assert (
+        str(refused.value)
+        == {
+            "a link": "the file cannot be opened: Too many levels of symbolic links; check its name and permissions",
+            "a pipe": "the path is a named pipe; expected a regular file; deliver the file itself",
+        }[kind]
+    )
