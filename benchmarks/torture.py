@@ -78,8 +78,8 @@ def started(home: Path, *arguments: object) -> "subprocess.Popen[str]":
 
 def ended(process: "subprocess.Popen[str]", name: str) -> str:
     """How a process ended: empty for 0, else its code and the last lines it said."""
-    _, err = process.communicate(timeout=900)
-    return "" if process.returncode == 0 else f"{name} ended with {process.returncode}: {err.strip()[-600:]}"
+    out, err = process.communicate(timeout=900)
+    return "" if process.returncode == 0 else f"{name} ended with {process.returncode}: {(err + out).strip()[-600:]}"
 
 
 def done(home: Path, *arguments: object) -> str:
@@ -418,7 +418,7 @@ def damage(folder: Path, chance: random.Random) -> str:
 def turns_of_damage(folder: Path) -> Iterator[tuple[Path, bool]]:
     """Each file of the home that a program reads, flipped and cut, again and again."""
     source = trained_home(folder)
-    read_by_none = ("predictions", "reports", "sample", "quarantine", "making.lock", "running.lock")
+    read_by_none = ("predictions", "reports", "sample", "quarantine", "making.lock", "running.lock", "serving.lock")
     files = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file() and path.stat().st_size]
     return itertools.cycle(
         (file, is_cut) for file in files if file.parts[0] not in read_by_none for is_cut in (False, True)
@@ -639,7 +639,7 @@ def ui_of(home: Path, *, dies_after: float | None = None) -> "Iterator[subproces
         yield server
         if dies_after is not None:
             time.sleep(dies_after)
-            os.killpg(server.pid, signal.SIGKILL)
+            server.kill()  # its guard stops the servers
     finally:
         server.terminate()
         try:

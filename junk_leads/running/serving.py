@@ -1,28 +1,84 @@
 """The servers: Dagster's web UI and daemon, and MLflow's UI, as child processes; and that of scores, in this one.
 
-What lives here: starting them on one address, and stopping all of what they start. What does not: what they show and
-answer (`http_service.py`).
+What lives here: starting them on one address, once for a home, until they are told to stop. What does not: stopping a
+server with all that it started (`guard.py`), what they show and answer (`http_service.py`).
 """
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO
 
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.running.doctor import first_look
+from junk_leads.running.guard import stop
 from junk_leads.running.guarded_ui import answered_names
 from junk_leads.running.instance import opened_instance
 from junk_leads.stores.registry import Registry
 
+_STOPPED_WITHIN = 60.0  # seconds in which the servers of a process that was killed are stopped by its guard
+
 
 def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[[str], None]) -> None:
-    """Serve until interrupted, or until one of the servers ends; raises JunkLeadsError in the latter case."""
+    """Serve until interrupted, or until one of the servers ends; raises JunkLeadsError in the latter case.
+
+    A home is served once: two daemons would start each run twice. Raises JunkLeadsError when it is served already.
+    """
     home.prepare()
+    with _served_once(home, f"http://{host}:{port}", tell) as lock:
+        _serve(home, lock, host=host, port=port, mlflow_port=mlflow_port, tell=tell)
+
+
+@contextmanager
+def _served_once(home: Home, address: str, tell: Callable[[str], None]) -> Iterator[IO[str]]:
+    """Be the one that serves a home; the servers of one that was killed are waited for, until they are stopped."""
+    with (home.root / "serving.lock").open("a+", encoding="utf-8") as lock:
+        started, told = time.monotonic(), False
+        while not _taken(lock):
+            lock.seek(0)
+            process, _, where = lock.read().strip().partition(" ")
+            is_there = process.isdecimal() and _lives(int(process))
+            if is_there or time.monotonic() - started > _STOPPED_WITHIN:
+                raise JunkLeadsError(
+                    f"the home {home.root} is served already, by process {process or 'unknown'}: open {where or 'it'}, "
+                    "or stop that process first"
+                )
+            if not told:
+                tell(f"process {process}, which served this home, was killed; waiting until its servers have stopped")
+                told = True
+            time.sleep(0.2)
+        lock.truncate(0)
+        lock.write(f"{os.getpid()} {address}")
+        lock.flush()
+        yield lock
+
+
+def _taken(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _serve(home: Home, lock: IO[str], *, host: str, port: int, mlflow_port: int, tell: Callable[[str], None]) -> None:
     assert Registry(home).client  # makes MLflow's store, once
     with opened_instance(home):
         pass  # and so Dagster's, before its servers start side by side
@@ -56,11 +112,19 @@ def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[
     # also SIGINT, which a script's background job would have the servers ignore
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, _stop_once)
-    servers = {
-        # a session of its own, so that everything a server starts is stopped with it
-        name: subprocess.Popen([sys.executable, "-m", *command], env=environment, start_new_session=True)
-        for name, command in commands.items()
-    }
+    guard = subprocess.Popen(
+        [sys.executable, "-m", "junk_leads.running.guard"], stdin=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert guard.stdin is not None
+    servers = {}
+    for name, command in commands.items():
+        servers[name] = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=environment,
+            start_new_session=True,  # so that everything a server starts is stopped with it
+            pass_fds=[lock.fileno()] if name == "Dagster" else [],  # while its daemon lives, the home is served
+        )
+        print(servers[name].pid, file=guard.stdin, flush=True)
     tell(f"Dagster http://{host}:{port}   MLflow http://{host}:{mlflow_port}   (Ctrl-C stops both)")
     try:
         while True:
@@ -78,8 +142,9 @@ def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[
     except KeyboardInterrupt:
         tell("stopping")
     finally:
-        for server in servers.values():
-            _stop(server)
+        stop([server.pid for server in servers.values()], lambda: [server.poll() for server in servers.values()])
+        guard.kill()
+        guard.wait()
 
 
 def serve_scores(home: Home, *, host: str, port: int, tell: Callable[[str], None]) -> None:
@@ -110,17 +175,3 @@ def _stop_once(*_: object) -> None:
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, signal.SIG_IGN)  # told twice to stop, nothing is left behind either
     raise KeyboardInterrupt
-
-
-def _stop(server: "subprocess.Popen[bytes]") -> None:
-    """End a server and what it started; asked first, so that a run under way can say that it was ended."""
-    for sign, patience in ((signal.SIGINT, 20.0), (signal.SIGKILL, 5.0)):
-        deadline = time.monotonic() + patience
-        try:
-            os.killpg(server.pid, sign)
-            while time.monotonic() < deadline:
-                server.poll()  # it is this process that must take note of its end
-                os.killpg(server.pid, 0)
-                time.sleep(0.1)
-        except ProcessLookupError:
-            return

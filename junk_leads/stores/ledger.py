@@ -162,7 +162,8 @@ class Ledger:
     def deliver(self, path: Path, content: str, *, name: str | None = None) -> Delivery:
         """Note a file as the newest delivery of its drop, waiting for a run.
 
-        The same content of the same drop is the same delivery: it becomes the newest again.
+        The same content of the same drop is the same delivery: it becomes the newest again. One that waits at the same
+        path was never read: another file has taken its place.
         """
         name = name or path.name
         key = drop_key(name)
@@ -173,6 +174,11 @@ class Ledger:
                 "SELECT attempts FROM deliveries WHERE drop_key = ? AND content = ?", [key, content]
             ).fetchone()
             db.execute("DELETE FROM deliveries WHERE drop_key = ? AND content = ?", [key, content])
+            db.execute(
+                "UPDATE deliveries SET status = 'replaced', reason = ?, updated = ? "
+                "WHERE drop_key = ? AND path = ? AND status = 'waiting'",
+                ["another file took its place before it was read", time.time(), key, self._noted(path)],
+            )
             db.execute(
                 "INSERT INTO deliveries (drop_key, content, file_name, path, status, attempts, reason, updated) "
                 "VALUES (?, ?, ?, ?, 'waiting', ?, '', ?)",

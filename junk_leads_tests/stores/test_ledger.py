@@ -181,6 +181,27 @@ def test_the_newest_delivery_of_a_drop_is_the_one_that_counts(ledger: Ledger, in
     ]
 
 
+def test_what_waits_where_another_file_is_put_is_replaced_and_nothing_else_is(
+    ledger: Ledger, incoming: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = incoming("july.csv")
+    ledger.accept(ledger.deliver(path, "sha-1"))
+    ledger.refuse(ledger.deliver(incoming("july.csv"), "sha-2"), REFUSED)
+    ledger.deliver(incoming("june.csv"), "sha-3")
+    ledger.deliver(tmp_path / "elsewhere.csv", "sha-4", name="july.csv")
+    ledger.deliver(incoming("july.csv"), "sha-5")
+    ledger.deliver(path, "sha-6")
+    told = {"accepted": "", "refused": str(REFUSED), "waiting": ""}
+    told["replaced"] = "another file took its place before it was read"
+    states = ["accepted", "refused", "waiting", "waiting", "replaced", "waiting"]
+    assert [(d.status, d.reason) for d in ledger.deliveries()] == [(state, told[state]) for state in states]
+    ledger.deliver(path, "sha-5")  # it comes back
+    assert [(d.content, d.status, d.attempts) for d in ledger.deliveries()[-2:]] == [
+        ("sha-6", "replaced", 1),
+        ("sha-5", "waiting", 2),
+    ]
+
+
 def test_a_drop_that_was_never_delivered_says_where_to_put_it(home: Home, ledger: Ledger) -> None:
     with pytest.raises(DropUnknown) as unknown:
         ledger.newest("july")

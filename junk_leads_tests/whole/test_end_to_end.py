@@ -27,7 +27,7 @@ from junk_leads.home import Home
 from junk_leads.running.guarded_ui import HOSTS_VARIABLE, allowed_hosts
 from junk_leads.running.warm import ask
 from junk_leads.stores.warehouse import connect
-from junk_leads_tests.conftest import Trained, copied_home
+from junk_leads_tests.conftest import Trained, copied_home, run_command
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -398,6 +398,15 @@ def test_a_person_sees_the_graph_materialises_a_summary_and_reads_its_checks_and
     assert strangers == []
 
 
+def test_a_home_that_is_served_is_not_served_again(server: Server) -> None:
+    again = run_command("ui", "--port", str(server.port + 7), home=server.home)
+    assert again.code == 1
+    assert again.failures == [
+        f"the home {server.home.root} is served already, by process {server.process.pid}: open {server.url}, or stop "
+        "that process first"
+    ]
+
+
 def test_sigterm_ends_every_process_also_with_a_run_under_way(server: Server) -> None:
     if not Path("/proc/self/stat").exists():
         pytest.skip("there is no /proc to see processes in")
@@ -419,6 +428,44 @@ def test_sigterm_ends_every_process_also_with_a_run_under_way(server: Server) ->
     while alive(started) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert alive(started) == set()
+
+
+@pytest.mark.long
+def test_killed_its_servers_end_all_the_same_and_the_next_one_waits_for_that(home: Home, tmp_path: Path) -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("there is no /proc to see processes in")
+    first = free_port(20_000 + os.getpid() % 5_000 * 2)
+    ports = ("--port", str(first), "--mlflow-port", str(free_port(first + 1)))
+
+    def served(log: Path) -> "subprocess.Popen[bytes]":
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "junk_leads.cli", "ui", *ports],
+                env={**os.environ, "JUNK_LEADS_HOME": str(home.root)},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            )
+        deadline = time.monotonic() + PATIENCE
+        while b"Serving dagster-webserver" not in log.read_bytes():
+            assert time.monotonic() < deadline, log.read_text(errors="replace")
+            assert process.poll() is None, log.read_text(errors="replace")
+            time.sleep(0.2)
+        return process
+
+    killed = served(tmp_path / "first.log")
+    started = family(killed.pid)
+    assert len(started) > 5
+    killed.kill()
+    killed.wait()
+    second = served(tmp_path / "second.log")
+    try:
+        assert alive(started) == set()
+        assert "was killed; waiting until its servers have stopped" in (tmp_path / "second.log").read_text()
+        assert "is still sending heartbeats" not in (tmp_path / "second.log").read_text()
+    finally:
+        second.terminate()
+        assert second.wait(PATIENCE) == 0
 
 
 def is_elsewhere(url: str) -> bool:

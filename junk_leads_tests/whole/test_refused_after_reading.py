@@ -15,9 +15,11 @@ import pytest
 
 from junk_leads.defs.assets import leads as assets
 from junk_leads.defs.expectations import Suite, load_suite
+from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
+from junk_leads.running.launching import platform
 from junk_leads.stores.incoming import IncomingFile, decide
-from junk_leads.stores.ledger import Ledger
+from junk_leads.stores.ledger import Ledger, content_of
 from junk_leads.stores.warehouse import connect
 from junk_leads_tests.conftest import Outcome, run_command
 
@@ -194,6 +196,42 @@ def test_a_file_that_changes_until_it_is_accepted_is_refused(
     refused_line(home, outcome, "'july.csv' changed while it was being read; deliver it again when it is complete")
     with connect(home.warehouse) as con:
         assert con.execute("SELECT * FROM raw_leads").fetchall() == []
+
+
+@pytest.mark.parametrize("when", ["before it is read", "before it is accepted"])
+def test_a_file_in_incoming_whose_place_another_takes_is_let_go_and_the_other_comes_next(
+    home: Home, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    from junk_leads.steps.leads.interactions import group_interactions
+
+    ledger, folder = Ledger(home), home.prepare().incoming
+    path = write_csv("july.csv", {"city_mapped": "delhi"}, folder=folder)
+
+    def take_its_place(*given: Any) -> Any:
+        write_csv("july.csv", {"city_mapped": "pune"}, folder=folder)
+        return group_interactions(*given) if given else None
+
+    first = ledger.deliver(path, content_of(path))
+    with platform(home) as opened:
+        opened.instance.add_dynamic_partitions("drops", ["july"])
+        with monkeypatch.context() as patch:
+            if when == "before it is read":
+                take_its_place()
+            else:
+                patch.setattr(assets, "group_interactions", take_its_place)
+            with pytest.raises(JunkLeadsError, match=r"another 'july\.csv' took its place while it was being read"):
+                opened.launch("data_pipeline", drop="july")
+        assert path.exists()
+        assert list(home.quarantine.iterdir()) == []
+        second = ledger.deliver(path, content_of(path))  # as the sensor does, which sees new content
+        opened.launch("data_pipeline", drop="july")
+        doctor = run_command("doctor", home=home)
+    assert [(d.content, d.status, d.reason) for d in ledger.deliveries()] == [
+        (first.content, "replaced", "another file took its place before it was read"),
+        (second.content, "accepted", ""),
+    ]
+    assert {row[3] for row in held_tables(home, "july")["cleaned_leads"]} == {"pune"}
+    assert (doctor.code, path.exists()) == (0, False)
 
 
 def test_fault_62_odd_blanks_and_control_characters_make_no_other_city_and_refuse_nothing(

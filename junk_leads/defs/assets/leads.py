@@ -32,7 +32,7 @@ from junk_leads.defs.resources import EngineResource, HomeResource
 from junk_leads.engine.drops import MadeTable, ReadDrop, clean_drop, group_drop, read_drop
 from junk_leads.engine.making import Making
 from junk_leads.engine.table_parts import Output, count_of, parts_of, relation_of
-from junk_leads.errors import DropRefused, DropUnknown
+from junk_leads.errors import DropRefused, DropUnknown, JunkLeadsError
 from junk_leads.reference import interaction_groups as groups_of_interactions
 from junk_leads.reference import lead_schema
 from junk_leads.steps.leads import accounting
@@ -75,6 +75,7 @@ def raw_leads(
             raise
         refuse_without_room(home.home.root, delivery.path, scored=False)
         try:
+            _refuse_changed(home, delivery)
             reading, results = _read(warehouse.connection(), delivery, engine, work)
         except DropRefused as refused:
             _refuse(home, warehouse, delivery, refused)
@@ -163,8 +164,13 @@ def _refuse(
         dg.AssetExecutionContext.get().log_event(_rejections(drop, kept, folder / "rejected_rows.csv"))
 
 
-def _refuse_changed(delivery: Delivery) -> None:
+def _refuse_changed(home: HomeResource, delivery: Delivery) -> None:
+    """Raise when the file is not what was delivered: one in `incoming/` is the next delivery, to be read by itself."""
     if content_of(delivery.path) != delivery.content:
+        if delivery.path.parent == home.home.incoming:
+            raise JunkLeadsError(
+                f"another {delivery.file_name!r} took its place while it was being read, and comes next"
+            )
         raise DropRefused(
             f"{delivery.file_name!r} changed while it was being read", do="deliver it again when it is complete"
         )
@@ -209,7 +215,6 @@ def _judge(home: HomeResource, warehouse: Warehouse, drop: str, results: list[dg
 def _read(
     con: duckdb.DuckDBPyConnection, delivery: Delivery, engine: EngineResource, work: Making
 ) -> tuple[Read, list[dg.AssetCheckResult]]:
-    _refuse_changed(delivery)
     reading: Read
     if engine.takes(delivery):
         looks, shards = looks_of(load_suite("raw_leads")), engine.shards(delivery)
@@ -407,7 +412,7 @@ def interaction_groups(
         _judge(home, warehouse, drop, results)
         delivery = _on_its_way(home, warehouse, drop)
         if delivery is not None:
-            _refuse_changed(delivery)
+            _refuse_changed(home, delivery)
         made_from: dict[str, list[tuple[str, str]]] = {}
         for interaction, group in groups_of_interactions().items():
             made_from.setdefault(group, []).append(("cleaned_leads", interaction))

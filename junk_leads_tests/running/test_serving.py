@@ -1,0 +1,125 @@
+"""The servers' own life: a home is served once, and they end with the process that started them, however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from junk_leads.errors import JunkLeadsError
+from junk_leads.home import Home
+from junk_leads.running import serving
+from junk_leads.running.guard import stop
+from junk_leads.running.serving import _served_once
+
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+)
+POLITE = "import time; print('ready', flush=True); time.sleep(60)"
+PARENT = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {POLITE!r}]).wait()"
+
+
+def started(code: str) -> "subprocess.Popen[str]":
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def is_gone(leader: int) -> bool:
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_who_is_asked_ends_with_all_that_it_started_and_who_does_not_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("junk_leads.running.guard._PATIENCE", ((signal.SIGINT, 1.0), (signal.SIGKILL, 5.0)))
+    servers = [started(code) for code in (POLITE, PARENT, STUBBORN)]
+    stop([server.pid for server in servers], lambda: [server.poll() for server in servers])
+    assert [is_gone(server.pid) for server in servers] == [True] * 3
+    assert [server.wait(5) for server in servers] == [-signal.SIGINT, -signal.SIGINT, -signal.SIGKILL]
+
+
+def test_the_guard_stops_the_servers_of_a_process_that_was_killed() -> None:
+    servers = [started(code) for code in (POLITE, PARENT)]
+    keeping = (
+        "import subprocess, sys\n"
+        "guard = subprocess.Popen([sys.executable, '-m', 'junk_leads.running.guard'], stdin=subprocess.PIPE, text=True,"
+        " start_new_session=True)\n"
+        "for leader in sys.argv[1:]: print(leader, file=guard.stdin, flush=True)\n"
+        "print('ready', flush=True); guard.wait()"
+    )
+    leaders = [str(server.pid) for server in servers]
+    keeper = subprocess.Popen([sys.executable, "-c", keeping, *leaders], stdout=subprocess.PIPE, text=True)
+    assert keeper.stdout is not None
+    assert keeper.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    assert [server.poll() for server in servers] == [None, None]
+    keeper.kill()
+    keeper.wait()
+    assert [server.wait(20) for server in servers] == [-signal.SIGINT] * 2
+
+
+HELD = """
+import sys
+from pathlib import Path
+from junk_leads.home import Home
+from junk_leads.running.serving import _served_once
+with _served_once(Home(Path(sys.argv[1])), "http://127.0.0.1:3000", print) as lock:
+    if sys.argv[2:]:  # as Dagster's server holds it
+        import subprocess
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(" + sys.argv[2] + ")"],
+            stdout=subprocess.DEVNULL, pass_fds=[lock.fileno()])
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def holding(home: Home, *more: str) -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, "-c", HELD, str(home.root), *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_a_home_that_is_served_is_not_served_again_and_who_serves_it_is_named(home: Home) -> None:
+    first = holding(home)
+    told: list[str] = []
+    with pytest.raises(JunkLeadsError) as refused, _served_once(home, "http://127.0.0.1:4000", told.append):
+        pass
+    assert str(refused.value) == (
+        f"the home {home.root} is served already, by process {first.pid}: open http://127.0.0.1:3000, or stop that "
+        "process first"
+    )
+    first.communicate()
+    with _served_once(home, "http://127.0.0.1:4000", told.append):
+        assert Path(home.root / "serving.lock").read_text() == f"{os.getpid()} http://127.0.0.1:4000"
+    assert told == []
+
+
+def test_the_servers_of_one_that_was_killed_are_waited_for_until_they_have_stopped(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = holding(home, "2")
+    first.kill()
+    first.wait()
+    told: list[str] = []
+    with _served_once(home, "http://127.0.0.1:4000", told.append):
+        pass
+    assert told == [f"process {first.pid}, which served this home, was killed; waiting until its servers have stopped"]
+    second = holding(home, "5")
+    second.kill()
+    second.wait()
+    monkeypatch.setattr(serving, "_STOPPED_WITHIN", 0.5)
+    with (
+        pytest.raises(JunkLeadsError, match=f"is served already, by process {second.pid}: open"),
+        _served_once(home, "http://127.0.0.1:4000", told.append),
+    ):
+        pass
