@@ -336,6 +336,9 @@ def test_a_file_that_cannot_be_read_says_why(
         ("halted.csv", b"a,b\n1,", 12.0),
         ("empty.csv", b"", 12.0),
         ("packed.csv.gz", b"\n", 12.0),
+        ("whole.Parquet", b"PAR1 leads PAR1", 4.0),
+        ("halted.parquet", b"PAR1 leads PAR", 12.0),
+        ("line.parquet", b"PAR1 leads\n", 12.0),
     ],
 )
 def test_a_file_that_does_not_end_as_a_whole_one_must_be_at_rest_for_longer(

@@ -25,7 +25,7 @@ from junk_leads.errors import DropRefused, JunkLeadsError
 from junk_leads.reference import lead_schema
 from junk_leads.steps.leads import arrow, reading, splitting
 from junk_leads.steps.leads.arrow import ARROW_TYPES
-from junk_leads.steps.leads.reading import check_file, delivered_rows, read_header, read_leads
+from junk_leads.steps.leads.reading import RecordReader, check_file, delivered_rows, read_header, read_leads
 
 SCHEMA = lead_schema()
 HEADER = ",".join(SCHEMA.names)
@@ -390,6 +390,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         BODY.replace(",", "\t").encode(),
         f"the header is on line 1 and its columns are separated by tabs{NO_HEADER}",
     ),
+    "quoted semicolons": (
+        "\r\n".join(";".join(f' "{cell}"' for cell in row.split(",")) for row in BODY.splitlines()).encode(),
+        f"the header is on line 1 and its columns are separated by semicolons{NO_HEADER}",
+    ),
     "a preamble": (
         f"Leads of {SECRET}\n\n{BODY}".encode(),
         f"the header is on line 3 and its columns are separated by commas (line 1){NO_HEADER}",
@@ -441,6 +445,49 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         f"(JUNK_LEADS_LONGEST_LINE sets another cap); {DO}",
     ),
 }
+
+
+def test_what_is_just_large_enough_is_taken_the_quick_way_and_the_careful_way(deliver: Callable[..., Path]) -> None:
+    longest, largest = "é" * SCHEMA.longest_text, str(reading._largest(SCHEMA.columns[10], SCHEMA))
+    path = deliver(text(line(city_mapped=longest, **{SCHEMA.columns[10].name: largest}), line(referred_lead="1")))
+    quick = Result(path).everything
+    assert quick[3] == 0
+    with careful_way_only():
+        assert Result(path).everything == quick
+    assert (quick[0][0][2], quick[0][0][11], quick[0][1][7]) == (longest, int(largest), 1)
+
+
+# A lead by its names
+
+
+def test_a_record_is_read_as_a_file_of_the_same_text_is() -> None:
+    read = RecordReader(SCHEMA).read
+    given = {"created_date": "2021-07-01 00:08:15", "city_mapped": "pune", "referred_lead": 1, "careers": " 2 "}
+    assert read({**given, "note": "left", "app_complete_flag": "1", "syllabus": 1e2, "first_utm_source_c": None}) == {
+        "created_date": datetime(2021, 7, 1, 0, 8, 15),
+        "city_mapped": "pune",
+        "referred_lead": 1,
+        "careers": 2,
+        "syllabus": 100,
+    }
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"careers": True}, "careers is neither text, a number nor null"),
+        ({"careers": [1]}, "careers is neither text, a number nor null"),
+        ({"city_mapped": 5}, "city_mapped is a number; expected text or null"),
+        ({"created_date": 1.5}, "created_date is a number; expected text or null"),
+        ({"created_date": None}, "created_date is missing"),
+        ({"careers": 1.5}, "careers is not a whole number"),
+        ({"careers": SECRET}, "careers is not a number"),
+    ],
+)
+def test_a_record_that_cannot_be_is_refused_by_its_columns_name(cells: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$") as refused:
+        RecordReader(SCHEMA).read({"created_date": "2021-07-01 00:08:15", **cells})
+    assert SECRET not in str(refused.value)
 
 
 @pytest.mark.parametrize("case", REFUSED)

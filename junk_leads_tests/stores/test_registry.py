@@ -104,7 +104,6 @@ def test_what_is_told_of_a_version_is_what_its_training_noted(registry: Registry
     assert 0 < one["holdout_from"] < one["newest_lead"] < datetime.now().timestamp()
     shown = describe(registry.version("1"))
     assert shown == {name: one[name] for name in ("version", "stage", "created", "metrics", "run_id", "encoder_id")}
-    assert client.get_registered_model(MODEL).description == "Tells junk leads from genuine ones"
     for tag in noted.tags:
         client.delete_model_version_tag(MODEL, "2", tag)
     assert repr(registry.version("2")) == repr(
@@ -121,6 +120,16 @@ def test_what_is_told_of_a_version_is_what_its_training_noted(registry: Registry
             holdout_from=float("nan"),
         )
     )
+
+
+def test_the_first_version_makes_the_model_that_it_is_one_of(registry: Registry) -> None:
+    first = registry.client.get_model_version(MODEL, "1")
+    registry.client.delete_registered_model(MODEL)
+    assert registry.champion_version_or_none() is None
+    assert registry.register(first.run_id, first.source, {"files_sha256": "one"}) == "1"
+    assert registry.client.get_registered_model(MODEL).description == "Tells junk leads from genuine ones"
+    assert transitions(registry) == [("1", "", "registered")]
+    assert registry.client.get_model_version(MODEL, "1").tags == {"files_sha256": "one"}
 
 
 def test_a_run_is_shown_where_mlflows_ui_is(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
