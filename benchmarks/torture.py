@@ -581,9 +581,9 @@ def together(folder: Path, chance: random.Random, files: int = 50) -> str:
     return wrong
 
 
-@trial(times=500)
-def many(folder: Path, chance: random.Random, files: int = 20) -> str:
-    """Twenty drops, some delivered twice, one replaced, the servers killed twice meanwhile: each is accepted once."""
+@trial(times=50)
+def many(folder: Path, chance: random.Random, files: int = 200) -> str:
+    """200 drops, some delivered twice, some replaced, the servers killed twice meanwhile: each is accepted once."""
     home = folder / "many"
     home.mkdir(exist_ok=True)
     before, incoming = len(accepted(home)), home / "incoming"
@@ -591,13 +591,13 @@ def many(folder: Path, chance: random.Random, files: int = 20) -> str:
         f"drop_{chance.getrandbits(48):012x}.csv": generated(folder / "parts", chance.randrange(200), 20)
         for _ in range(files)
     }
-    replaced = chance.choice(list(delivered))
-    with ui_of(home, dies_after=chance.uniform(3, 20)):
+    with ui_of(home, dies_after=chance.uniform(3, 60)):
         for name, file in delivered.items():
             hand(file, incoming / name)
-    delivered[replaced] = generated(folder / "parts", 200, 21)
-    with ui_of(home, dies_after=chance.uniform(3, 20)):
-        for name in {replaced, *chance.sample(list(delivered), 4)}:
+    replaced = chance.sample(list(delivered), files // 20)
+    delivered |= {name: generated(folder / "parts", 200 + number, 21) for number, name in enumerate(replaced)}
+    with ui_of(home, dies_after=chance.uniform(3, 60)):
+        for name in {*replaced, *chance.sample(list(delivered), files // 5)}:
             hand(delivered[name], incoming / name)
     with ui_of(home) as server:
         wrong = all_accepted(home, before + files, server)
