@@ -15,7 +15,7 @@ import pytest
 from junk_leads.home import Home
 from junk_leads.running.launching import platform
 from junk_leads.steps.leads.generating import write_leads
-from junk_leads.stores.promotion import compare, plots
+from junk_leads.stores.promotion import Comparison, compare, plots
 from junk_leads.stores.registry import Registry
 from junk_leads.stores.warehouse import connect
 from junk_leads_tests.conftest import Outcome, Trained, copied_home, run_command
@@ -199,3 +199,15 @@ def test_where_no_labelled_lead_is_left_there_is_nothing_to_compare_and_nothing_
     assert len(comparison.labels) == 0
     assert not comparison.verdict().passed
     assert plots(comparison, ("1", "1")) == {}
+
+
+@pytest.mark.parametrize("is_as_recent", [True, False])
+def test_a_version_that_learned_from_older_leads_than_the_champion_does_not_pass_however_good_it_is(
+    is_as_recent: bool,
+) -> None:
+    chance = np.random.default_rng(1)
+    labels = np.repeat([0.0, 1.0], 1_000)
+    good, bad = (np.clip(labels * lift + chance.uniform(0.1, 0.5, len(labels)), 0, 1) for lift in (0.4, 0.02))
+    comparison = Comparison(labels, np.ones(len(labels)), good, bad, {}, is_as_recent)
+    older = "its newest lead is older than the champion's; train it on newer leads too"
+    assert comparison.verdict().objections == (() if is_as_recent else (older,))
