@@ -206,8 +206,8 @@ def test_a_version_that_learned_from_older_leads_than_the_champion_does_not_pass
     is_as_recent: bool,
 ) -> None:
     chance = np.random.default_rng(1)
-    labels = np.repeat([0.0, 1.0], 1_000)
+    labels = np.repeat([0, 1], 1_000)
     good, bad = (np.clip(labels * lift + chance.uniform(0.1, 0.5, len(labels)), 0, 1) for lift in (0.4, 0.02))
-    comparison = Comparison(labels, np.ones(len(labels)), good, bad, {}, is_as_recent)
+    comparison = Comparison(labels, np.ones_like(labels), good, bad, {}, is_as_recent)
     older = "its newest lead is older than the champion's; train it on newer leads too"
     assert comparison.verdict().objections == (() if is_as_recent else (older,))
