@@ -51,6 +51,10 @@ def test_a_quote_that_swallows_a_whole_row_is_damage_even_where_the_width_comes_
     assert [fault for _, _, fault in records('1,"a\n2,b\n3",c\n', 2)] == [BAD_QUOTE, None, None]
 
 
+def test_a_quote_that_takes_in_the_one_row_below_it_is_damage_too() -> None:
+    assert records('1,"a\n2",b\n3,c\n', 2) == [(0, [], BAD_QUOTE), (1, ['2"', "b"], None), (2, ["3", "c"], None)]
+
+
 def test_a_record_of_several_lines_that_has_too_few_fields_is_one() -> None:
     assert records('1,"a\nb"\n2,b,c\n', 3) == [
         (0, [], "has 2 fields where the header has 3"),
