@@ -7,7 +7,8 @@ What lives here: what Dagster is asked for. What does not: the decision (`stores
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
@@ -114,15 +115,19 @@ def _watch(
         if files != looked_at:
             looked_at = files
             drops = dict.fromkeys(drop_key(file.name) for file in files if file.content)
-            deliveries = [delivery for drop in drops for delivery in ledger.deliveries_of(drop)]
-            waiting = [d for d in deliveries if d.status == "waiting"]
-            decisions = decide(files, deliveries, _run_states(instance, waiting), now)
+            states = _run_states(instance, [d for d in _deliveries(ledger, drops) if d.status == "waiting"])
+            # read again: a run that had succeeded by then had settled its delivery before, which is not to run again
+            decisions = decide(files, _deliveries(ledger, drops), states, now)
             if any(decision.action in ("run", "done") for decision in decisions):
                 copied = any(decision.action == "wait" for decision in decisions)
                 end = min(end, time.monotonic() + (TOGETHER_SECONDS if copied else 0.0))
         if time.monotonic() >= end:
             return files, decisions
         time.sleep(LOOK_SECONDS)
+
+
+def _deliveries(ledger: Ledger, drops: Iterable[str]) -> list[Delivery]:
+    return [delivery for drop in drops for delivery in ledger.deliveries_of(drop)]
 
 
 def _tell_of_stale(home: Home, left: Sequence[tuple[str, str]], now: float, stale_minutes: float) -> None:
@@ -162,7 +167,8 @@ def _done(ledger: Ledger, path: Path, content: str) -> None:
     """Move a file whose content is settled already to where the former copy of it is."""
     known = ledger.of_content(drop_key(path.name), content)
     known.path.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(path, known.path)
+    with suppress(FileNotFoundError):  # the run that settled it has moved it since
+        os.replace(path, known.path)
     path.unlink(missing_ok=True)  # a run that was killed may have left the file under both names; renaming keeps them
 
 

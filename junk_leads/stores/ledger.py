@@ -87,6 +87,8 @@ def _suffix(file_name: str) -> str:
 
 def content_of(path: Path) -> str:
     """The SHA-256 of a regular file; raises DropRefused for anything else, without opening it."""
+    if not os.path.lexists(path):
+        raise DropRefused(f"{path.name!r} is not there any more", where="file", do="deliver it again")
     if path.is_symlink() or not path.is_file():
         raise DropRefused(
             f"{path.name!r} is not a regular file", where="file", do="deliver the file itself, not a link or folder"

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from dagster._daemon.sensor import MIN_INTERVAL_LOOP_TIME
 
 from junk_leads.definitions import build_defs
+from junk_leads.defs import sensors
 from junk_leads.defs.resources import HomeResource
 from junk_leads.defs.sensors import make_incoming_sensor
 from junk_leads.errors import DropRefused, NoChampion, RegistryError
@@ -465,6 +467,35 @@ def test_a_new_file_waits_for_one_look_and_is_then_requested_once(incoming: Inco
 
     incoming.start(request, dg.DagsterRunStatus.STARTED)
     assert incoming.skipped() == "july.csv: its run is under way"
+
+
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_a_run_that_succeeds_during_a_look_is_not_asked_for_again(
+    incoming: Incoming, put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, is_moved: bool
+) -> None:
+    path = put("july.csv", {})
+    incoming.skipped()
+    (request,) = incoming.requested()
+    incoming.start(request, dg.DagsterRunStatus.SUCCESS)
+
+    def ends_meanwhile(instance: dg.DagsterInstance, waiting: Sequence[Delivery]) -> dict[str, str]:
+        if waiting:  # the ledger has been asked; the run accepts, and then succeeds
+            (delivery,) = waiting
+            incoming.ledger.accept(delivery)
+            if not is_moved:  # as the look found it
+                shutil.copyfile(incoming.ledger.newest("july").path, path)
+        return run_states(instance, waiting)
+
+    run_states = sensors._run_states
+    monkeypatch.setattr(sensors, "_run_states", ends_meanwhile)
+    if is_moved:  # after the look has listed it
+        listed = sensors.list_incoming(path.parent)
+        monkeypatch.setattr(sensors, "list_incoming", lambda _: listed)
+        monkeypatch.setattr(sensors, "with_contents", lambda files, *_: [replace(files[0], content=content_of_july)])
+    content_of_july = incoming.ledger.newest("july").content
+    assert incoming.skipped() == "july.csv: the same content was accepted already"
+    (delivery,) = incoming.ledger.deliveries()
+    assert (delivery.status, delivery.path.parent, path.exists()) == ("accepted", incoming.home.archive, False)
 
 
 def test_a_request_that_never_became_a_run_is_made_again_under_its_key(

@@ -234,6 +234,20 @@ def test_a_file_in_incoming_whose_place_another_takes_is_let_go_and_the_other_co
     assert (doctor.code, path.exists()) == (0, False)
 
 
+def test_a_file_that_is_taken_out_of_incoming_before_it_is_read_is_refused(
+    home: Home, write_csv: Callable[..., Path]
+) -> None:
+    ledger, path = Ledger(home), write_csv("july.csv", {}, folder=home.prepare().incoming)
+    ledger.deliver(path, content_of(path))
+    path.unlink()
+    with platform(home) as opened:
+        opened.instance.add_dynamic_partitions("drops", ["july"])
+        with pytest.raises(JunkLeadsError, match=r"'july\.csv' is not there any more \(file\); deliver it again"):
+            opened.launch("data_pipeline", drop="july")
+    assert ledger.newest("july").status == "refused"
+    assert run_command("doctor", home=home).code == 0
+
+
 def test_fault_62_odd_blanks_and_control_characters_make_no_other_city_and_refuse_nothing(
     home: Home, deliver: Delivered
 ) -> None:

@@ -73,9 +73,9 @@ def raw_leads(
         except DropUnknown:
             context.instance.delete_dynamic_partition("drops", drop)  # made up in the UI: it does not stay
             raise
-        refuse_without_room(home.home.root, delivery.path, scored=False)
         try:
             _refuse_changed(home, delivery)
+            refuse_without_room(home.home.root, delivery.path, scored=False)
             reading, results = _read(warehouse.connection(), delivery, engine, work)
         except DropRefused as refused:
             _refuse(home, warehouse, delivery, refused)
