@@ -242,7 +242,7 @@ def test_a_file_that_is_taken_out_of_incoming_before_it_is_read_is_refused(
     path.unlink()
     with platform(home) as opened:
         opened.instance.add_dynamic_partitions("drops", ["july"])
-        with pytest.raises(JunkLeadsError, match=r"'july\.csv' is not there any more \(file\); deliver it again"):
+        with pytest.raises(JunkLeadsError, match=r"'july\.csv' is not there any more; deliver it again"):
             opened.launch("data_pipeline", drop="july")
     assert ledger.newest("july").status == "refused"
     assert run_command("doctor", home=home).code == 0
