@@ -18,8 +18,12 @@ from junk_leads.running.serving import _served_once
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
 )
-POLITE = "import time; print('ready', flush=True); time.sleep(60)"
-PARENT = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {POLITE!r}]).wait()"
+# a script's background job is started with SIGINT ignored, and hands that on
+POLITE = STUBBORN.replace("SIG_IGN", "SIG_DFL")
+PARENT = (
+    "import signal, subprocess, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    f"subprocess.Popen([sys.executable, '-c', {POLITE!r}]).wait()"
+)
 
 
 def started(code: str) -> "subprocess.Popen[str]":
