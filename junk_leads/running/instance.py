@@ -5,6 +5,7 @@ What lives here: making and opening it. What does not: its settings (`reference/
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import dagster as dg
@@ -17,6 +18,16 @@ from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.stores.making import alone, make_whole
 
+_CANNOT_OPEN = (
+    OSError,
+    DBAPIError,
+    DagsterError,
+    CheckError,
+    YAMLError,
+    UnicodeDecodeError,
+    ImportError,
+    AttributeError,
+)
 _STORAGE = ("history", "schedules")  # the folders that Dagster keeps its SQLite files in
 
 
@@ -32,8 +43,8 @@ def opened_instance(home: Home) -> Iterator[dg.DagsterInstance]:
             for name in _STORAGE:
                 make_whole(home.dagster / name, _make)
             instance = dg.DagsterInstance.from_config(str(home.dagster))
-            _ = instance.run_launcher, instance.run_coordinator  # found when asked for
-    except (OSError, DBAPIError, DagsterError, CheckError, YAMLError, UnicodeDecodeError) as error:
+            _find_named(instance)
+    except _CANNOT_OPEN as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise JunkLeadsError(
             f"Dagster's storage in {home.dagster} cannot be made or opened ({first}); check dagster.yaml there, "
@@ -41,6 +52,14 @@ def opened_instance(home: Home) -> Iterator[dg.DagsterInstance]:
         ) from error
     with instance:
         yield instance
+
+
+def _find_named(instance: dg.DagsterInstance) -> None:
+    """Find what starts runs and queues them, by the names that the settings give; Dagster does when it needs them."""
+    named = instance.get_ref()
+    for found in (named.run_launcher_data, named.run_coordinator_data):
+        if found is not None:
+            getattr(import_module(found.module_name), found.class_name)
 
 
 def _make(folder: Path) -> None:
