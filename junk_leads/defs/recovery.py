@@ -20,6 +20,7 @@ from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 
 from junk_leads.home import Home
+from junk_leads.stores.making import taken
 
 SKIPPED_RUN = "5c1bbed0-0000-4000-8000-000000000000"
 _SKIPPED_JOB = "skipped_checks"
@@ -44,12 +45,7 @@ def hold(path: Path) -> IO[bytes]:
 @contextmanager
 def _alone(path: Path) -> Iterator[bool]:
     with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
+        yield taken(file)
 
 
 def fail_dead_runs(instance: dg.DagsterInstance, home: Home) -> list[str]:

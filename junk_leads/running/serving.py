@@ -4,7 +4,6 @@ What lives here: starting them on one address, once for a home, until they are t
 server with all that it started (`guard.py`), what they show and answer (`http_service.py`).
 """
 
-import fcntl
 import os
 import signal
 import socket
@@ -21,6 +20,7 @@ from junk_leads.running.doctor import first_look
 from junk_leads.running.guard import stop
 from junk_leads.running.guarded_ui import answered_names
 from junk_leads.running.instance import opened_instance
+from junk_leads.stores.making import taken
 from junk_leads.stores.registry import Registry
 
 _STOPPED_WITHIN = 60.0  # seconds in which the servers of a process that was killed are stopped by its guard
@@ -41,7 +41,7 @@ def _served_once(home: Home, address: str, tell: Callable[[str], None]) -> Itera
     """Be the one that serves a home; the servers of one that was killed are waited for, until they are stopped."""
     with (home.root / "serving.lock").open("a+", encoding="utf-8") as lock:
         started, told = time.monotonic(), False
-        while not _taken(lock):
+        while not taken(lock):
             lock.seek(0)
             process, _, where = lock.read().strip().partition(" ")
             is_there = process.isdecimal() and _lives(int(process))
@@ -58,14 +58,6 @@ def _served_once(home: Home, address: str, tell: Callable[[str], None]) -> Itera
         lock.write(f"{os.getpid()} {address}")
         lock.flush()
         yield lock
-
-
-def _taken(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _lives(process: int) -> bool:

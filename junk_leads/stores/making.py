@@ -1,21 +1,35 @@
 """What lasts is made whole: under another name until it can be used, stores by one process at a time.
 
-What lives here: the lock that all makers of stores share, making one so that a process killed meanwhile leaves nothing
-that the next one would take for a store, and writing a text. What does not: what is in a store (`warehouse.py`,
-`mlflow_store.py`).
+What lives here: taking a lock, the one that all makers of stores share, making one so that a process killed meanwhile
+leaves nothing that the next one would take for a store, and writing a text. What does not: what is in a store
+(`warehouse.py`, `mlflow_store.py`).
 """
 
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
 from junk_leads.errors import JunkLeadsError
 
 PATIENCE_SECONDS = 300.0
+
+
+def taken(file: IO[Any]) -> bool:
+    """Take the lock of an open file for this process alone, at once or not at all; whether it has it.
+
+    It has it until the file is closed, there and in processes that it was handed to, or they end, however they do.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

@@ -5,7 +5,6 @@ replaces what a table holds of some drops. What does not: Dagster (see `io_manag
 rows mean (see `steps/`).
 """
 
-import fcntl
 import logging
 import os
 import time
@@ -32,7 +31,7 @@ from junk_leads.engine.table_parts import has_table as has_table
 from junk_leads.errors import DropUnknown, WarehouseUnavailable
 from junk_leads.home import number_setting
 from junk_leads.steps.sql import quoted
-from junk_leads.stores.making import alone, make_whole
+from junk_leads.stores.making import alone, make_whole, taken
 
 WAIT_SECONDS = 300.0
 TELL_SECONDS = 1.0  # a shorter wait is not told
@@ -110,15 +109,7 @@ def _turn(path: Path) -> Iterator[Callable[[], bool]]:
         yield lambda: True
         return
     with file:
-
-        def take() -> bool:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return False
-            return True
-
-        yield take
+        yield partial(taken, file)
 
 
 def _seen_locked(path: Path) -> bool:

@@ -94,9 +94,15 @@ def test_blocks_are_whole_lines_and_a_line_end_split_over_two_chunks_stays_whole
     assert list(_blocks(iter([b"a\n", b"b\n"]))) == [b"a\n", b"b\n"]
 
 
-@pytest.mark.parametrize("kind", ["a link", "a pipe"])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("a link", "the file cannot be opened: Too many levels of symbolic links; check its name and permissions"),
+        ("a pipe", "the path is a named pipe; expected a regular file; deliver the file itself"),
+    ],
+)
 def test_a_file_that_becomes_another_between_looking_and_opening_is_refused_without_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, message: str
 ) -> None:
     file, path = tmp_path / "leads.csv", tmp_path / "july.csv"
     file.write_text("a\n")
@@ -106,10 +112,4 @@ def test_a_file_that_becomes_another_between_looking_and_opening_is_refused_with
     with pytest.raises(DropRefused) as refused, opened(path):
         pass
     monkeypatch.undo()
-    assert (
-        str(refused.value)
-        == {
-            "a link": "the file cannot be opened: Too many levels of symbolic links; check its name and permissions",
-            "a pipe": "the path is a named pipe; expected a regular file; deliver the file itself",
-        }[kind]
-    )
+    assert str(refused.value) == message

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -125,6 +125,17 @@ def free_port(first: int) -> int:
     raise AssertionError("no port is free")
 
 
+def served(home: Home, port: int, mlflow_port: int, log: Path, settings: Mapping[str, str]) -> Server:
+    """`junk-leads ui` of a home, started."""
+    command = [sys.executable, "-m", "junk_leads.cli", "ui", "--port", str(port), "--mlflow-port", str(mlflow_port)]
+    environment = {**os.environ, "JUNK_LEADS_HOME": str(home.root), **settings}
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=log.parent, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+        )
+    return Server(home, process, port, mlflow_port, log)
+
+
 @pytest.fixture(scope="module")
 def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server on a copy of the trained home, once Dagster and MLflow answer."""
@@ -134,16 +145,10 @@ def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     port = free_port(first)
     mlflow_port = free_port(port + 1)
     settings = {
-        "JUNK_LEADS_HOME": str(home.root),
         "JUNK_LEADS_SENSOR_SECONDS": "1",
         "JUNK_LEADS_SETTLE_SECONDS": "0.2",
     }
-    command = [sys.executable, "-m", "junk_leads.cli", "ui", "--port", str(port), "--mlflow-port", str(mlflow_port)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **settings}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-    found = Server(home, process, port, mlflow_port, folder / "log")
+    found = served(home, port, mlflow_port, folder / "log", settings)
 
     def answers() -> bool:
         try:
@@ -156,10 +161,10 @@ def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         found.until("Dagster and MLflow answer", answers)
         yield found
     finally:
-        started = family(process.pid)
-        process.terminate()
+        started = family(found.process.pid)
+        found.process.terminate()
         try:
-            process.wait(PATIENCE)
+            found.process.wait(PATIENCE)
         finally:
             for pid, _ in alive(started):
                 os.kill(pid, signal.SIGKILL)
@@ -434,31 +439,20 @@ def test_sigterm_ends_every_process_also_with_a_run_under_way(server: Server) ->
 def test_killed_its_servers_end_all_the_same_and_the_next_one_waits_for_that(home: Home, tmp_path: Path) -> None:
     if not Path("/proc/self/stat").exists():
         pytest.skip("there is no /proc to see processes in")
-    first = free_port(20_000 + os.getpid() % 5_000 * 2)
-    ports = ("--port", str(first), "--mlflow-port", str(free_port(first + 1)))
+    port = free_port(20_000 + os.getpid() % 5_000 * 2)
+    mlflow_port = free_port(port + 1)
 
-    def served(log: Path) -> "subprocess.Popen[bytes]":
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "junk_leads.cli", "ui", *ports],
-                env={**os.environ, "JUNK_LEADS_HOME": str(home.root)},
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-            )
-        deadline = time.monotonic() + PATIENCE
-        while b"Serving dagster-webserver" not in log.read_bytes():
-            assert time.monotonic() < deadline, log.read_text(errors="replace")
-            assert process.poll() is None, log.read_text(errors="replace")
-            time.sleep(0.2)
-        return process
+    def serving(log: Path) -> "subprocess.Popen[bytes]":
+        found = served(home, port, mlflow_port, log, {})
+        found.until("Dagster serves", lambda: b"Serving dagster-webserver" in log.read_bytes())
+        return found.process
 
-    killed = served(tmp_path / "first.log")
+    killed = serving(tmp_path / "first.log")
     started = family(killed.pid)
     assert len(started) > 5
     killed.kill()
     killed.wait()
-    second = served(tmp_path / "second.log")
+    second = serving(tmp_path / "second.log")
     try:
         assert alive(started) == set()
         assert "was killed; waiting until its servers have stopped" in (tmp_path / "second.log").read_text()
