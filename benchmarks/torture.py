@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -676,16 +676,20 @@ def main() -> None:
     parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"of {', '.join(TRIALS)}; all of them without")
     parser.add_argument("--times", type=int, help="how often each is done")
     parser.add_argument("--seed", type=int, default=1, help="of everything that is left to chance")
+    parser.add_argument("--folder", type=Path, help="where they are done: it is kept, to go on in with another seed")
     given = parser.parse_args()
     strange = [name for name in given.trials if name not in TRIALS]
     if strange:
         parser.error(f"there is no trial {strange[0]!r}; trials are {', '.join(TRIALS)}")
+    if given.folder:
+        given.folder = given.folder.absolute()
+        given.folder.mkdir(parents=True, exist_ok=True)
     failed = 0
     for name in given.trials or TRIALS:
         work, usual = TRIALS[name]
         times = given.times or usual
         chance, wrong, begun = random.Random(f"{name} {given.seed}"), 0, time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix=f"torture-{name}-") as folder:
+        with nullcontext(given.folder) if given.folder else tempfile.TemporaryDirectory(prefix="torture-") as folder:
             for number in range(1, times + 1):
                 said = work(Path(folder), chance)
                 if said:

@@ -23,7 +23,7 @@ class FileFormat(StrEnum):
 def ingest(files: Files, one_drop: OneDrop = False, scheduler: Scheduler = None, as_json: Json = False) -> None:
     """Read, check and clean CSV files into the warehouse: the data pipeline."""
     asked = files if one_drop else named(files)
-    with opened_platform(scheduler) as platform, platform.among(len(asked)) as each:
+    with opened_platform(scheduler, checking=True) as platform, platform.among(len(asked)) as each:
         answer_each(asked, each.ingest, _ingested, as_json=as_json)
 
 
@@ -56,7 +56,7 @@ def score(
     accepting = why if accept_drift else None
     call_list = {**({"top": top} if top else {}), **({"grades": _grades(grade)} if grade is not None else {})}
     asked = files if one_drop else named(files)
-    with opened_platform(scheduler) as platform, platform.among(len(asked)) as each:
+    with opened_platform(scheduler, checking=True) as platform, platform.among(len(asked)) as each:
         platform.registry.champion_version()
         answer_each(
             asked,
@@ -125,7 +125,7 @@ def demo(
     rows: Annotated[int, typer.Option(min=2000, help="Labelled leads to generate.")] = 5_000, as_json: Json = False
 ) -> None:
     """Generate samples, train, promote and score: the whole way once, and where its results are."""
-    with opened_platform() as platform:
+    with opened_platform(checking=True) as platform:
         content = platform.demonstrate(rows)
     scored = content["scored"]
     made = "trained and promoted" if content["trained"] else "in production already"

@@ -52,7 +52,7 @@ def train(
     overrides: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if param:
         overrides["lightgbm"] = dict(_parameter(text) for text in param)
-    with opened_platform(scheduler) as platform:
+    with opened_platform(scheduler, checking=True) as platform:
         row = platform.train(overrides, tuned=tuned)
     metrics = {name: value for name, value in row.items() if isinstance(value, float)}
     content = {
@@ -90,7 +90,7 @@ def experiment(
 ) -> None:
     """Compare learners on all accepted labelled drops: a leaderboard, each learner a run in MLflow."""
     given = {"seconds": seconds, "trials": trials, "learners": learner}
-    with opened_platform() as platform, progress_told():
+    with opened_platform(checking=True) as platform, progress_told():
         rows = platform.experiment({name: value for name, value in given.items() if value is not None})
     from junk_leads.steps.pages.leaderboard import as_text
 
@@ -110,7 +110,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Compare predictions with the labels that came later, in any drop: decay over time, and what to do."""
-    with opened_platform() as platform:
+    with opened_platform(checking=True) as platform:
         told = platform.evaluate(roll_back_below)
     aucs = {name: value for name, value in told.items() if name.startswith("version_")}
     content = {"outcomes": told["dagster/row_count"], "advice": told["advice"], **aucs}

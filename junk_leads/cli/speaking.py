@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -129,14 +129,20 @@ def _bar_of(asked: Sequence[Asked]) -> Iterator[Iterable[Asked]]:
 
 
 @contextmanager
-def opened_platform(scheduler: str | None = None) -> Iterator["Platform"]:
-    """The platform of the home that the environment names; `scheduler` is that of this command."""
+def opened_platform(scheduler: str | None = None, *, checking: bool = False) -> Iterator["Platform"]:
+    """The platform of the home that the environment names; `scheduler` is that of this command.
+
+    With `checking`, Great Expectations is imported by a process beside this one while it imports all else.
+    """
     if scheduler is not None:
         os.environ[SCHEDULER_VARIABLE] = scheduler
-    from junk_leads.running.launching import platform
+    from junk_leads.defs.expectations.asking import worker_beside
 
-    with platform(Home.from_environment(), tell) as found:
-        yield found
+    with worker_beside() if checking else nullcontext():
+        from junk_leads.running.launching import platform
+
+        with platform(Home.from_environment(), tell) as found:
+            yield found
 
 
 def opened_registry() -> "Registry":

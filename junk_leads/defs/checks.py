@@ -20,7 +20,8 @@ import dagster as dg
 import duckdb
 
 from junk_leads.capacity import failures_told
-from junk_leads.defs.expectations import Evidence, Frame, Suite, load_suite, validate
+from junk_leads.defs.expectations.suites import Suite, load_suite
+from junk_leads.defs.expectations.validating import Evidence, Frame, validate
 from junk_leads.defs.recovery import skip_checks
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home

@@ -7,7 +7,7 @@ What lives here: what the commands `drops` and `checks` answer; nothing is launc
 from pathlib import Path
 from typing import Any
 
-from junk_leads.defs.expectations import load_suite
+from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.defs.jobs import DATA_ASSETS, INFERENCE_ASSETS
 from junk_leads.errors import DropUnknown
 from junk_leads.home import Home

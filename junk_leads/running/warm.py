@@ -61,7 +61,7 @@ def warm_up() -> None:
 
     import junk_leads.running.dagster_store  # noqa: F401
     from junk_leads.definitions import defs
-    from junk_leads.defs.expectations import warm_up as expectations_ready
+    from junk_leads.defs.expectations.asking import warm_up as expectations_ready
     from junk_leads.steps import boosting
     from junk_leads.stores.mlflow_store import mlflow_quiet
 

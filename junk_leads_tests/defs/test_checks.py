@@ -21,7 +21,9 @@ import pytest
 
 from junk_leads.defs.assets import experiments, features, leads, model, outcomes, predictions
 from junk_leads.defs.checks import check_specs, evaluate, evidence_table, inert, plain_failures, publish, refusal
-from junk_leads.defs.expectations import EXAMPLES, Evidence, Expectation, Suite, load_suite, validate
+from junk_leads.defs.expectations.asking import EXAMPLES
+from junk_leads.defs.expectations.suites import Expectation, Suite, load_suite
+from junk_leads.defs.expectations.validating import Evidence, validate
 from junk_leads.errors import DropRefused, TrainingRefused
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.cleaning import clean

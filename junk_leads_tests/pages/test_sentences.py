@@ -3,7 +3,8 @@
 import duckdb
 import pytest
 
-from junk_leads.defs.expectations import Expectation, Suite, load_suite, validate
+from junk_leads.defs.expectations.suites import Expectation, Suite, load_suite
+from junk_leads.defs.expectations.validating import validate
 from junk_leads.steps.pages.card import few
 from junk_leads.steps.pages.sentences import figure, found_sentence, percent
 

@@ -22,7 +22,7 @@ from urllib.request import Request, urlopen
 import dagster as dg
 import pytest
 
-from junk_leads.defs.expectations import load_suite
+from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.home import Home
 from junk_leads.running.guarded_ui import HOSTS_VARIABLE, allowed_hosts
 from junk_leads.running.warm import ask

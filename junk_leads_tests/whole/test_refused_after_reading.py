@@ -14,7 +14,7 @@ import duckdb
 import pytest
 
 from junk_leads.defs.assets import leads as assets
-from junk_leads.defs.expectations import Suite, load_suite
+from junk_leads.defs.expectations.suites import Suite, load_suite
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.running.launching import platform

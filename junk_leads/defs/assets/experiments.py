@@ -16,7 +16,7 @@ from pydantic import Field
 
 from junk_leads.defs.assets import EXPERIMENT, declared
 from junk_leads.defs.checks import evaluate, plain_failures, publish
-from junk_leads.defs.expectations import load_suite
+from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.resources import HomeResource
 from junk_leads.reference import model_settings

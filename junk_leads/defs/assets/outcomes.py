@@ -13,7 +13,7 @@ from pydantic import Field
 
 from junk_leads.defs.assets import EVALUATION, declared
 from junk_leads.defs.checks import check_specs, evaluate, plain_failures, publish, stage
-from junk_leads.defs.expectations import load_suite
+from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.resources import HomeResource
 from junk_leads.errors import JunkLeadsError, RegistryError

@@ -1,0 +1,1 @@
+"""Great Expectations suites kept as data (`suites`), their validation (`validating`), and asking it (`asking`)."""

@@ -1,0 +1,137 @@
+"""Asking Great Expectations: in this process, or in one beside it that imports it meanwhile.
+
+What lives here: one question to it, and that process, the worker. What does not: what is expected (`suites.py`), and
+what the answers mean (`validating.py`).
+
+Importing Great Expectations takes as long as all else that a short command does (3 s). So a command that will ask
+starts a worker first, which imports it on another core; question and answer are pickled through a pipe. The worker has
+no store and no file open, and ends when the pipe is closed, however that came about. A command whose worker is lost
+asks in its own process.
+
+    python -m junk_leads.defs.expectations.asking FILE-DESCRIPTOR
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from junk_leads.capacity import memory_limit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from junk_leads.defs.expectations.suites import Expectation
+
+EXAMPLES = 20
+_worker: Connection | None = None
+
+
+@contextmanager
+def worker_beside() -> Iterator["subprocess.Popen[bytes] | None"]:
+    """Have a worker asked instead of this process, which has not imported Great Expectations yet; gives its process.
+
+    There is none on a machine of one core, which would import twice what both need, nor where the memory of this
+    process is limited.
+    """
+    global _worker
+    if "great_expectations" in sys.modules or (os.cpu_count() or 1) < 2 or memory_limit() is not None:
+        yield None
+        return
+    _worker, its_end = Pipe()
+    command = [sys.executable, "-m", __name__, str(its_end.fileno())]
+    quiet = subprocess.DEVNULL  # who reads what this command writes need not wait for the worker's end
+    with subprocess.Popen(command, pass_fds=[its_end.fileno()], stdin=quiet, stdout=quiet, stderr=quiet) as process:
+        its_end.close()
+        try:
+            yield process
+        finally:
+            _worker = None
+            process.kill()
+
+
+def ask(expectations: Sequence["Expectation"], frame: "pd.DataFrame", told: str) -> list[dict[str, Any]]:
+    """Great Expectations' own results on one frame held in memory, as JSON values, in the order of `expectations`.
+
+    `told` is its result format. How many rows must be as expected (`mostly`) is not its to say: it sees no rows. Raises
+    ValueError for an expectation that could not run.
+    """
+    global _worker
+    if _worker is not None:
+        try:
+            _worker.send((expectations, frame, told))
+            answer: list[dict[str, Any]] = _worker.recv()
+            return answer
+        except (EOFError, OSError):  # it was killed, or could not answer: what is wrong then is told here
+            _worker = None
+    return _ask_here(expectations, frame, told)
+
+
+def warm_up() -> None:
+    """Import Great Expectations and make its context, which the first question would wait for."""
+    import pandas as pd
+    from great_expectations import ExpectationSuite  # noqa: F401
+
+    _batches().get_batch(batch_parameters={"dataframe": pd.DataFrame()})
+
+
+def _ask_here(expectations: Sequence["Expectation"], frame: "pd.DataFrame", told: str) -> list[dict[str, Any]]:
+    batch = _batches().get_batch(batch_parameters={"dataframe": frame})
+    from great_expectations import ExpectationSuite
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    suite = ExpectationSuite(
+        name="suite",
+        expectations=[
+            ExpectationConfiguration(
+                type=e.type, kwargs={k: v for k, v in e.kwargs.items() if k != "mostly"}, meta={"row": row}
+            ).to_domain_obj()
+            for row, e in enumerate(expectations)
+        ],
+    )
+    result = batch.validate(
+        suite, result_format={"result_format": told, "partial_unexpected_count": EXAMPLES}
+    ).to_json_dict()
+    by_row = {r["expectation_config"]["meta"]["row"]: r for r in result["results"]}
+    for row, r in by_row.items():
+        info = r.get("exception_info", {})
+        # of one expectation, or of each metric that it needs
+        for raised in (info, *(metric for metric in info.values() if isinstance(metric, dict))):
+            if raised.get("raised_exception"):
+                message = raised["exception_message"]
+                raise ValueError(f"{expectations[row].check}: {expectations[row].type} could not run: {message}")
+    return [by_row[row] for row in range(len(expectations))]
+
+
+@cache
+def _batches() -> Any:
+    """Great Expectations, imported late (3 s) and told not to call home, ready to take frames."""
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # its own imports of marshmallow
+        import great_expectations
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    context = great_expectations.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    asset = context.data_sources.add_pandas("leads").add_dataframe_asset("frame")
+    return asset.add_batch_definition_whole_dataframe("whole")
+
+
+def main() -> None:
+    """Answer what is asked through the pipe until it is closed, or a question has no answer."""
+    warm_up()
+    asking = Connection(int(sys.argv[1]))
+    with suppress(EOFError, OSError):
+        while True:
+            asking.send(_ask_here(*asking.recv()))
+
+
+if __name__ == "__main__":
+    main()

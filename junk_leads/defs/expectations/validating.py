@@ -1,0 +1,151 @@
+"""Expectations run over frames, and their evidence as plain values.
+
+What lives here: from frames to the distinct values that are asked about, and from answers to evidence. What does not:
+Great Expectations itself (`asking.py`), Dagster (`../checks.py` makes asset checks of evidence), and any rule
+(`reference/expectations/`).
+"""
+
+import json
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import duckdb
+import numpy as np
+
+from junk_leads.defs.expectations.asking import ask
+from junk_leads.defs.expectations.suites import Expectation, looks_of
+from junk_leads.engine.tallies import Tally
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Seen: TypeAlias = Tally | tuple[str, ...]  # what is looked at of rows, or columns
+Frame: TypeAlias = duckdb.DuckDBPyRelation | Seen
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one expectation found.
+
+    `observed` is the observed value of a table expectation, and what there is of a column: its range where
+    a range is expected, else the number of values. `unexpected_count`, `unexpected_share` (0 to 1, of the
+    values looked at, `looked_at`) and up to 20 different `examples` are those of a column expectation; `value` is the
+    one number of an account of one row.
+    """
+
+    expectation: Expectation
+    passed: bool
+    observed: Any = None
+    element_count: int = 0
+    unexpected_count: int = 0
+    unexpected_share: float = 0.0
+    examples: tuple[Any, ...] = ()
+    looked_at: int = 0
+    value: float | None = None
+
+
+def validate(expectations: tuple[Expectation, ...], frames: Mapping[str, Frame]) -> list[Evidence]:
+    """Run expectations over the frames they name; returns the evidence in the order of `expectations`.
+
+    A column's expectations see each distinct value once, and what they find is counted in rows, so rows stay inside
+    DuckDB, however many they are; a table's (columns, row count) see its columns and its length.
+    """
+    found: dict[int, Evidence] = {}
+    columns = []
+    looks = looks_of(expectations)
+    seen = {
+        name: Tally.of(frame, looks.get(name, {})) if isinstance(frame, duckdb.DuckDBPyRelation) else frame
+        for name, frame in frames.items()
+    }
+    for name, column in dict.fromkeys((e.on, e.kwargs.get("column")) for e in expectations):
+        mine = [e for e in expectations if (e.on, e.kwargs.get("column")) == (name, column)]
+        if column:
+            columns.append(_Column(mine, *_distinct_values(seen[name], column)))
+        else:
+            found |= {id(e): evidence for e, evidence in zip(mine, _of_table(mine, seen[name]), strict=True)}
+    alike: dict[Hashable, list[_Column]] = {}
+    for one in columns:
+        alike.setdefault(one.asked(), []).append(one)
+    for group in alike.values():
+        for one, passed in zip(group, _passed(group), strict=True):
+            found |= {id(e): x for e, x in zip(one.expectations, _of_column(one, passed), strict=True)}
+    return [found[id(e)] for e in expectations]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column's d distinct values as a frame of it, how many rows have each (d,), and what is expected of it."""
+
+    expectations: list[Expectation]
+    values: "pd.DataFrame"
+    rows: "np.ndarray[Any, Any]"
+
+    def asked(self) -> Hashable:
+        """What is asked of which kind of values: columns that have it in common are asked at once."""
+        if not self.values.columns.size:
+            return id(self)  # the column is not there: it is Great Expectations that says so
+        what = [
+            (e.type, {k: v for k, v in e.kwargs.items() if k not in ("column", "mostly")}) for e in self.expectations
+        ]
+        return json.dumps([str(self.values.dtypes.iloc[0]), what], default=str)
+
+
+def _passed(alike: Sequence[_Column]) -> list[list[bool]]:
+    """Whether each expectation of each of these columns is met by all of its values.
+
+    What is expected of every value is met by those of all columns when it is met by those of each. So they are asked
+    together first, and each by itself where that failed.
+    """
+    import pandas as pd
+
+    first = alike[0]
+    if len(alike) > 1:
+        (name,) = first.values.columns
+        together = pd.concat([one.values.set_axis([name], axis=1) for one in alike], ignore_index=True)
+        if all(found["success"] for found in ask(first.expectations, together, "BOOLEAN_ONLY")):
+            return [[True] * len(one.expectations) for one in alike]
+    return [[bool(f["success"]) for f in ask(one.expectations, one.values, "BOOLEAN_ONLY")] for one in alike]
+
+
+def _of_table(expectations: list[Expectation], frame: Seen) -> Iterator[Evidence]:
+    import pandas as pd
+
+    columns, length = (frame, 0) if isinstance(frame, tuple) else (frame.columns, len(frame))
+    heads, lengths = pd.DataFrame(columns=columns), pd.DataFrame(index=pd.RangeIndex(length))
+    for e in expectations:
+        (found,) = ask([e], lengths if "row_count" in e.type else heads, "COMPLETE")
+        observed = found["result"].get("details", {}).get("mismatched") or found["result"].get("observed_value")
+        yield Evidence(e, bool(found["success"]), observed)
+
+
+def _of_column(one: _Column, passed: Sequence[bool]) -> Iterator[Evidence]:
+    values, rows = one.values, one.rows
+    for e, is_met in zip(one.expectations, passed, strict=True):
+        result: dict[str, Any] = {}
+        if not is_met:  # the few that are told in full are asked again: to know all is twice as dear
+            result = ask([e], values, "COMPLETE")[0]["result"]
+        column = values[e.kwargs["column"]]
+        is_there = column.notna().to_numpy() | e.type.endswith("_not_be_null")
+        looked_at = int(rows[is_there].sum())
+        unexpected = int(rows[result.get("unexpected_index_list") or []].sum())
+        share = unexpected / max(looked_at, 1)
+        observed = f"{looked_at:,} values"
+        value = None
+        if e.type.endswith("_be_between") and looked_at:
+            ends = (float(column.min()), float(column.max()))
+            observed = " to ".join(f"{end:,.10g}" for end in dict.fromkeys(ends))
+            value = ends[0] if len(rows) == 1 and looked_at == 1 else None
+        passes = 1.0 - share >= float(e.kwargs.get("mostly", 1.0))
+        examples = tuple(result.get("partial_unexpected_list", ()))
+        yield Evidence(e, passes, observed, int(rows.sum()), unexpected, share, examples, looked_at, value)
+
+
+def _distinct_values(frame: Seen, column: str) -> tuple["pd.DataFrame", "np.ndarray[Any, Any]"]:
+    """A column's d distinct values, a missing one last, as a frame of that column, and how many rows have each (d,)."""
+    import pandas as pd
+
+    if isinstance(frame, tuple) or column not in frame.values:
+        return pd.DataFrame(columns=[]), np.zeros(0, dtype=np.int64)  # it is Great Expectations that says so
+    table = frame.values[column]
+    return table.select(["value"]).to_pandas().set_axis([column], axis=1), table["row_count"].to_numpy()

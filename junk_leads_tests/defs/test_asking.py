@@ -1,0 +1,140 @@
+"""Great Expectations asked in a process beside this one: the same answers, and what happens when it is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import date, datetime
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from junk_leads.capacity import MEMORY_VARIABLE
+from junk_leads.defs.expectations import asking
+from junk_leads.defs.expectations.suites import Expectation
+
+BETWEEN = "expect_column_values_to_be_between"
+QUESTIONS = {
+    "numbers, one too large": (BETWEEN, {"column": "c", "min_value": 0, "max_value": 2}, [0, 1, 3]),
+    "fractions, one missing": (BETWEEN, {"column": "c", "min_value": 0.5}, [0.5, float("nan"), 1e300]),
+    "days": (BETWEEN, {"column": "c", "min_value": "2021-07-01"}, [date(2021, 7, 1), date(2020, 1, 1)]),
+    "moments": (BETWEEN, {"column": "c", "max_value": datetime(2021, 6, 30)}, [datetime(2021, 7, 1), None]),
+    "texts of all kinds": (
+        "expect_column_values_to_be_in_set",
+        {"column": "c", "value_set": ["ä"]},
+        ["ä", "\0", "", None],
+    ),
+    "a column that is not missing": ("expect_column_values_to_not_be_null", {"column": "c"}, [1, None]),
+    "other columns": ("expect_table_columns_to_match_set", {"column_set": ["c", "d"]}, [1]),
+}
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator["subprocess.Popen[bytes]"]:
+    """A worker, as a command has it that has not imported Great Expectations; it is asked, never this process."""
+    monkeypatch.delitem(sys.modules, "great_expectations", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with asking.worker_beside() as process:
+        assert process is not None
+        yield process
+
+
+def asked(name: str) -> tuple[list[Expectation], pd.DataFrame]:
+    kind, kwargs, values = QUESTIONS[name]
+    return [Expectation("c", kind, kwargs)], pd.DataFrame({"c": values})
+
+
+def test_a_worker_answers_as_this_process_does(
+    worker: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = {
+        (name, told): asking._ask_here(*asked(name), told)
+        for name in QUESTIONS
+        for told in ("COMPLETE", "BOOLEAN_ONLY")
+    }
+    monkeypatch.setattr(asking, "_ask_here", None)
+    assert here == {(name, told): asking.ask(*asked(name), told) for name, told in here}
+    assert {answer[0]["success"] for answer in here.values()} == {True, False}
+
+
+def test_a_question_without_an_answer_is_told_as_in_this_process_and_the_next_is_answered(
+    worker: "subprocess.Popen[bytes]",
+) -> None:
+    expectations, frame = asked("days")
+    absent = [Expectation("c", BETWEEN, {"column": "absent", "min_value": 0})]
+    with pytest.raises(ValueError, match=r"^c: expect_column_values_to_be_between could not run: .*absent"):
+        asking.ask(absent, frame, "BOOLEAN_ONLY")
+    assert asking.ask(expectations, frame, "BOOLEAN_ONLY")[0]["success"] is False
+
+
+@pytest.mark.parametrize("when", ["while it imports", "when it has answered"])
+def test_without_its_worker_a_command_asks_in_its_own_process(
+    worker: "subprocess.Popen[bytes]", when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if when == "when it has answered":
+        asking.ask(*asked("days"), "COMPLETE")
+    worker.kill()
+    assert asking.ask(*asked("days"), "COMPLETE") == asking._ask_here(*asked("days"), "COMPLETE")
+    assert asking._worker is None
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        lambda patch: patch.setenv(MEMORY_VARIABLE, "2GB"),
+        lambda patch: patch.setattr(os, "cpu_count", lambda: 1),
+        lambda patch: patch.setitem(sys.modules, "great_expectations", sys),
+    ],
+    ids=["memory is limited", "one core", "already imported"],
+)
+def test_there_is_no_worker_where_it_gains_nothing(
+    why: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "great_expectations", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    why(monkeypatch)
+    with asking.worker_beside() as process:
+        assert process is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc to see processes in")
+def test_a_worker_ends_with_its_command_however_that_ends() -> None:
+    program = (
+        "import os, signal; os.cpu_count = lambda: 2; from junk_leads.defs.expectations.asking import worker_beside\n"
+        "with worker_beside() as process: print(process.pid, flush=True); signal.pause()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        pid = int(command.stdout.readline())
+        assert _is_asking(pid)
+        command.send_signal(signal.SIGKILL)
+        assert command.stdout.read() == ""  # the worker does not hold what its command writes to
+    until = time.monotonic() + 60
+    while _is_asking(pid) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not _is_asking(pid)
+
+
+def _is_asking(pid: int) -> bool:
+    try:
+        return asking.__name__ in Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
+
+
+def test_ingest_itself_does_not_import_great_expectations(
+    tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are two cores; the same account, checks among it, is asserted of every way in elsewhere."""
+    monkeypatch.setenv("JUNK_LEADS_HOME", str(tmp_path / "home"))
+    program = (
+        "import os, sys; os.cpu_count = lambda: 2; from junk_leads.cli import main; "
+        f"sys.argv = ['junk-leads', 'ingest', {str(write_csv('drop.csv', {}, {}))!r}]\n"
+        "try: main()\nexcept SystemExit as ended: assert not ended.code\n"
+        "print('great_expectations' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False", done.stdout + done.stderr
