@@ -9,7 +9,6 @@ What does not: the yardsticks themselves (`published_way.py`, `floor.py`).
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -95,16 +94,14 @@ def _round(folder: Path, leads: Path, new: Path) -> dict[str, float]:
     """One round of all three, by turns; every figure by its name."""
     figures: dict[str, float] = {}
     for yardstick in ("published_way", "floor"):
-        printed, wall, _ = _run(
-            [sys.executable, str(HERE / f"{yardstick}.py"), str(leads), str(folder / yardstick)], {}
-        )
+        printed, wall = _run([sys.executable, str(HERE / f"{yardstick}.py"), str(leads), str(folder / yardstick)])
         told = json.loads(printed)
         figures |= {f"{yardstick} {step}": seconds for step, seconds in told["seconds"].items()}
         figures[f"{yardstick} whole"] = wall
         figures[f"{yardstick} memory"] = told["peak_memory_mb"]
     home = {"JUNK_LEADS_HOME": str(folder / "home")}
     for command, arguments in commands_of(leads, new):
-        _, wall, memory = _run([*_junk_leads(), *arguments], home)
+        wall, _, memory = tree_cost([*_junk_leads(), *arguments], home)
         figures[f"product {command}"] = wall
         figures[f"product {command} memory"] = memory
     for asset, seconds in _materialisations(Path(home["JUNK_LEADS_HOME"])).items():
@@ -114,19 +111,13 @@ def _round(folder: Path, leads: Path, new: Path) -> dict[str, float]:
     return figures
 
 
-def _run(command: list[str], environment: dict[str, str]) -> tuple[str, float, float]:
-    """Run a command; returns what it printed, its seconds, and its peak memory in MB."""
+def _run(command: list[str]) -> tuple[str, float]:
+    """Run a command; returns what it printed, and its seconds."""
     start = time.perf_counter()
-    process = subprocess.Popen(
-        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert process.stdout is not None
-    printed = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - start
-    if status:
-        raise SystemExit(f"{' '.join(command)} ended with status {status}")
-    return printed, wall, usage.ru_maxrss / 1024
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}")
+    return done.stdout, time.perf_counter() - start
 
 
 def _materialisations(home: Path) -> dict[str, float]:

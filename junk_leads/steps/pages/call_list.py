@@ -73,10 +73,10 @@ def call_list(
     told, cleaned = predictions, leads  # noqa: F841  named in the SQL below
     ranked = con.sql(
         f"""
+        WITH best AS (SELECT * FROM told WHERE grade IN ({wanted}) ORDER BY {BEST_FIRST} LIMIT {min(top, _MOST_ROWS)})
         SELECT row_number() OVER (ORDER BY {BEST_FIRST}) AS rank, score, grade, probability, reasons,
             city_mapped, {CHANNEL}, created_date, predicted_flag, lead_number
-        FROM told JOIN cleaned USING (drop, lead_number) WHERE grade IN ({wanted})
-        ORDER BY rank LIMIT {min(top, _MOST_ROWS)}
+        FROM best JOIN cleaned USING (drop, lead_number) ORDER BY rank
         """
     ).fetchall()
     cells = _cells_of([row[-1] for row in ranked], delivered)

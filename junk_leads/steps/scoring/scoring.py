@@ -35,7 +35,7 @@ PREDICTED = ("probability", "predicted_flag", "score", "grade", "reasons")
 PREDICTED_TYPES = dict(
     zip((*PREDICTED, "model_version"), (pa.float64(), pa.int8(), pa.int8(), *[pa.string()] * 3), strict=True)
 )
-LEADS_AT_ONCE = 100_000  # of a scored file
+LEADS_AT_ONCE = 250_000  # of a scored file: DuckDB shares out some 120,000 to a core
 MARK = "hash({})"  # of a kind's features
 KINDS_AT_ONCE = 100_000  # that are predicted and explained
 IDENTITY = ("drop", "lead_number")

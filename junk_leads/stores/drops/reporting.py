@@ -55,13 +55,15 @@ def drop_facts(con: duckdb.DuckDBPyConnection, registry: Registry, drop: str) ->
     told = rows_of(con, "predictions", [drop])  # noqa: F841  named in the SQL below
     leads = rows_of(con, "cleaned_leads", [drop])  # noqa: F841  named in the SQL below
     con.execute(
-        f"CREATE OR REPLACE TEMP TABLE reported_leads AS SELECT t.*, city_mapped AS city, {CHANNEL} AS channel, "
-        "created_date, is_city_missing FROM told AS t JOIN leads USING (drop, lead_number)"
+        "CREATE OR REPLACE TEMP TABLE reported_leads AS SELECT lead_number, probability, predicted_flag, score, grade, "
+        f"city_mapped AS city, {CHANNEL} AS channel, created_date, is_city_missing "
+        "FROM told JOIN leads USING (drop, lead_number)"
     )
     best = con.sql(
+        f"WITH best AS (SELECT * FROM reported_leads ORDER BY {BEST_FIRST} LIMIT {SHOWN}) "
         f"SELECT row_number() OVER (ORDER BY {BEST_FIRST}) AS rank, lead_number, probability, score, "
-        "grade, reasons, city, channel, strftime(created_date, '%Y-%m-%d %H:%M') AS created FROM reported_leads "
-        f"ORDER BY rank LIMIT {SHOWN}"
+        "grade, reasons, city, channel, strftime(created_date, '%Y-%m-%d %H:%M') AS created "
+        "FROM best JOIN (SELECT lead_number, reasons FROM told) USING (lead_number) ORDER BY rank"
     )
     usual, band = model.settings["share_of_ones"], model_settings()["share_of_ones_band"]
     return DropFacts(
