@@ -1,10 +1,9 @@
 """Great Expectations asked in a process beside this one: the same answers, and what happens when it is lost."""
 
+import errno
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from junk_leads.capacity import MEMORY_VARIABLE
 from junk_leads.defs.expectations import asking
 from junk_leads.defs.expectations.suites import Expectation
+from junk_leads_tests.conftest import until
 
 BETWEEN = "expect_column_values_to_be_between"
 QUESTIONS = {
@@ -81,16 +81,21 @@ def test_without_its_worker_a_command_asks_in_its_own_process(
     assert asking._worker is None
 
 
+def no_process(*_: object, **__: object) -> None:
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
 @pytest.mark.parametrize(
     "why",
     [
         lambda patch: patch.setenv(MEMORY_VARIABLE, "2GB"),
         lambda patch: patch.setattr(os, "cpu_count", lambda: 1),
         lambda patch: patch.setitem(sys.modules, "great_expectations", sys),
+        lambda patch: patch.setattr(subprocess, "Popen", no_process),
     ],
-    ids=["memory is limited", "one core", "already imported"],
+    ids=["memory is limited", "one core", "already imported", "no process to be had"],
 )
-def test_there_is_no_worker_where_it_gains_nothing(
+def test_there_is_no_worker_where_it_gains_nothing_or_cannot_be(
     why: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "great_expectations", raising=False)
@@ -109,13 +114,10 @@ def test_a_worker_ends_with_its_command_however_that_ends() -> None:
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as command:
         assert command.stdout is not None
         pid = int(command.stdout.readline())
-        assert _is_asking(pid)
-        command.send_signal(signal.SIGKILL)
+        until(lambda: _is_asking(pid))  # its name is there a moment after it is
+        command.kill()
         assert command.stdout.read() == ""  # the worker does not hold what its command writes to
-    until = time.monotonic() + 60
-    while _is_asking(pid) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not _is_asking(pid)
+    until(lambda: not _is_asking(pid))
 
 
 def _is_asking(pid: int) -> bool:

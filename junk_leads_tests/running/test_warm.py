@@ -10,8 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from junk_leads.running.warm import SOCKET, ask
+from junk_leads_tests.conftest import until
 
 SERVE = "import sys, pathlib; from junk_leads.running import warm; warm.WarmProcess(pathlib.Path(sys.argv[1])).serve()"
 
@@ -46,13 +46,6 @@ class Warm:
 
     def printed(self) -> str:
         return self.log.read_text(encoding="utf-8")
-
-
-def until(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture(params=["short", pytest.param("long", marks=pytest.mark.long)])

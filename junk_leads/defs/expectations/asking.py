@@ -39,22 +39,31 @@ def worker_beside() -> Iterator["subprocess.Popen[bytes] | None"]:
     """Have a worker asked instead of this process, which has not imported Great Expectations yet; gives its process.
 
     There is none on a machine of one core, which would import twice what both need, nor where the memory of this
-    process is limited.
+    process is limited, nor when the system has no process to give.
     """
     global _worker
-    if "great_expectations" in sys.modules or (os.cpu_count() or 1) < 2 or memory_limit() is not None:
-        yield None
-        return
-    _worker, its_end = Pipe()
-    command = [sys.executable, "-m", __name__, str(its_end.fileno())]
-    quiet = subprocess.DEVNULL  # who reads what this command writes need not wait for the worker's end
-    with subprocess.Popen(command, pass_fds=[its_end.fileno()], stdin=quiet, stdout=quiet, stderr=quiet) as process:
-        its_end.close()
-        try:
-            yield process
-        finally:
-            _worker = None
+    imported = "great_expectations" in sys.modules
+    process = None if imported or (os.cpu_count() or 1) < 2 or memory_limit() is not None else _started()
+    try:
+        yield process
+    finally:
+        _worker = None
+        if process is not None:
             process.kill()
+            process.wait()
+
+
+def _started() -> "subprocess.Popen[bytes] | None":
+    global _worker
+    quiet = subprocess.DEVNULL  # who reads what this command writes need not wait for the worker's end
+    with suppress(OSError):
+        worker, its_end = Pipe()
+        with its_end:
+            command = [sys.executable, "-m", __name__, str(its_end.fileno())]
+            process = subprocess.Popen(command, pass_fds=[its_end.fileno()], stdin=quiet, stdout=quiet, stderr=quiet)
+        _worker = worker
+        return process
+    return None
 
 
 def ask(expectations: Sequence["Expectation"], frame: "pd.DataFrame", told: str) -> list[dict[str, Any]]:
