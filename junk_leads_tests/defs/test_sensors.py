@@ -82,6 +82,20 @@ def test_a_file_that_waits_for_too_long_is_told_of_once_with_the_reason(home: Ho
     )
 
 
+@pytest.mark.parametrize(("minutes", "told"), [(59, ""), (61, "1.0 h"), (60_000, "1000.0 h")])
+def test_how_long_a_file_has_been_waiting_is_told_in_hours_beyond_an_hour(
+    home: Home, monkeypatch: pytest.MonkeyPatch, minutes: int, told: str
+) -> None:
+    (home.incoming / "two\nlines.xlsx").write_bytes(b"PK")
+    now = time.time() + 60 * minutes
+    monkeypatch.setattr(time, "time", lambda: now)
+    with dg.DagsterInstance.ephemeral() as instance:
+        incoming_evaluated(home, instance, 60)
+    line = home.alerts.read_text() if told else ""
+    assert home.alerts.exists() == bool(told)
+    assert (f"two lines.xlsx has been waiting in incoming/ for {told}: not named" in line) == bool(told)
+
+
 def test_stale_is_what_came_long_ago_and_is_still_there(tmp_path: Path) -> None:
     (tmp_path / "here.csv").touch()
     came = (tmp_path / "here.csv").stat().st_ctime
@@ -498,6 +512,26 @@ def test_a_run_that_succeeds_during_a_look_is_not_asked_for_again(
     assert (delivery.status, delivery.path.parent, path.exists()) == ("accepted", incoming.home.archive, False)
 
 
+def test_what_became_of_a_run_is_told_of_its_own_delivery(incoming: Incoming, put: Callable[..., Path]) -> None:
+    names = {
+        "july": (dg.DagsterRunStatus.FAILURE, "failed"),
+        "june": (dg.DagsterRunStatus.CANCELED, "failed"),
+        "may": (dg.DagsterRunStatus.STARTED, "running"),
+        "april": (dg.DagsterRunStatus.SUCCESS, "done"),
+        "march": (None, None),
+    }
+    for name in names:
+        put(f"{name}.csv", {})
+    incoming.tick()
+    for request in incoming.requested():
+        status, _ = names[str(request.partition_key)]
+        if status is not None:
+            incoming.start(request, status)
+    states = sensors._run_states(incoming.instance, incoming.ledger.deliveries())
+    told = {delivery.drop: states.get(run_key(delivery)) for delivery in incoming.ledger.deliveries()}
+    assert told == {name: state for name, (_, state) in names.items()}
+
+
 def test_a_request_that_never_became_a_run_is_made_again_under_its_key(
     incoming: Incoming, put: Callable[..., Path]
 ) -> None:
@@ -645,6 +679,18 @@ def test_a_file_that_comes_while_the_sensor_watches_is_requested_by_the_same_loo
         assert [request.partition_key for request in incoming.requested()] == ["july"]
         coming.join()
         assert time.monotonic() - started < 30  # what there is to do ends the watch
+
+
+def test_a_file_that_was_accepted_already_ends_the_watch(home: Home, put: Callable[..., Path]) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        incoming = Incoming(home, instance, watch_seconds=60)
+        ledger, path = incoming.ledger, put("july.csv", {})
+        ledger.accept(ledger.deliver(path, content_of(path)))
+        put("july.csv", {})
+        incoming.cursor = json.dumps({file.name: file.mark for file in list_incoming(home.incoming)})
+        started = time.monotonic()
+        assert incoming.skipped() == "july.csv: the same content was accepted already"
+        assert time.monotonic() - started < 30
 
 
 def test_files_that_come_together_are_requested_together(home: Home, put: Callable[..., Path]) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -159,9 +160,11 @@ def test_a_name_that_is_not_utf_8_can_be_handed_over_and_refused(home: Home, led
 
 
 def test_the_same_content_twice_is_one_delivery(ledger: Ledger, incoming: Callable[..., Path]) -> None:
+    started = time.time()
     first = ledger.deliver(incoming("july.csv"), "sha-1")
     ledger.accept(first)
     again = ledger.deliver(incoming("july.csv"), "sha-1")
+    assert started <= first.updated <= again.updated <= time.time()
     assert ledger.deliveries() == [again]
     assert (again.status, again.attempts) == ("waiting", 2)
 
@@ -262,7 +265,9 @@ def test_a_refused_file_moves_to_quarantine_with_its_reason(
     folder = ledger.refuse(ledger.deliver(path, "0123456789abcdef"), REFUSED)
     assert folder == home.quarantine / "july-0123456789ab"
     assert sorted(file.name for file in folder.iterdir()) == ["july.csv", "reason.json"]
-    reason = json.loads((folder / "reason.json").read_text(encoding="utf-8"))
+    text = (folder / "reason.json").read_text(encoding="utf-8")
+    reason = json.loads(text)
+    assert len(text.splitlines()) == len(reason) + 2  # for people: a line for each
     assert datetime.fromisoformat(reason.pop("when")).tzinfo is not None
     assert reason == {
         "file": "july.csv",
@@ -313,6 +318,33 @@ def test_a_file_that_is_handed_over_is_read_as_its_name_says(
     file = tmp_path / name
     file.write_text("one")
     assert hand_over(home, ledger, file).path.name.endswith(f"{content_of(file)[:12]}{suffix}")
+
+
+def test_the_content_of_a_file_that_is_gone_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DropRefused) as refused:
+        content_of(tmp_path / "july.csv")
+    assert refused.value.as_dict() == {
+        "what": "'july.csv' is not there any more",
+        "where": "file",
+        "expected": "",
+        "do": "deliver it again",
+    }
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "found"),
+    [(True, True, "here"), (False, True, "here"), (False, False, "here"), (True, False, "there")],
+)
+def test_a_file_noted_in_full_by_a_former_version_is_looked_for_below_the_home_first(
+    home: Home, ledger: Ledger, tmp_path: Path, there: bool, here: bool, found: str
+) -> None:
+    former = tmp_path / "former" / "archive" / "july.csv"
+    for path, exists in ((former, there), (home.archive / "july.csv", here)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if exists:
+            path.touch()
+    ledger.deliver(former, "sha-1")  # outside the home, it is noted in full
+    assert ledger.newest("july").path == {"here": home.archive / "july.csv", "there": former}[found]
 
 
 def test_a_content_that_was_never_delivered_is_told(ledger: Ledger, incoming: Callable[..., Path]) -> None:
