@@ -7,7 +7,9 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,8 +26,10 @@ from typer.core import TyperGroup
 from junk_leads import cli
 from junk_leads.cli.speaking import answer_each, named
 from junk_leads.defs.after_runs import renew_history
+from junk_leads.defs.assets import leads
 from junk_leads.home import Home
 from junk_leads.steps.leads.generating import write_leads
+from junk_leads.stores.ledger import Ledger
 from junk_leads.stores.warehouse import RESTORE
 from junk_leads_tests.conftest import DELIVERED, SCHEMA, Outcome, Trained, copied_home, run_command
 
@@ -436,6 +440,38 @@ def test_many_files_are_ingested_by_one_command_and_the_history_is_renewed_once(
     assert [(drop["drop"], drop["kept"]) for drop in done.json["drops"]] == [(f"day{n}", 1) for n in range(3)]
     assert [[row["drop"] for row in rows] for rows in renewed] == [["day0", "day1", "day2"]]
     assert "data_pipeline of" not in done.err
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_fault_73_ctrl_c_is_one_line_and_the_same_command_again_goes_on(
+    junk_leads: Callable[..., Outcome],
+    home: Home,
+    write_csv: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    as_json: bool,
+) -> None:
+    files = [write_csv(f"day{n}.csv", {"total_leads_droppped": n}) for n in range(3)]
+    clean, cleaned = leads.clean, []
+
+    def clean_and_be_interrupted(*given: Any, **more: Any) -> Any:
+        cleaned.append(given)
+        if len(cleaned) == 2:  # in the middle of the second file
+            os.kill(os.getpid(), signal.SIGINT)
+        return clean(*given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leads, "clean", clean_and_be_interrupted)
+        done = junk_leads("ingest", *files, *(["--json"] if as_json else []))
+    line = "interrupted; what was finished is kept, what was under way was not stored: run the same command again"
+    assert (done.code, done.failures) == (130, [line])
+    assert done.json == {"error": line} if as_json else done.out.startswith("day0: 1 rows read")
+    assert "Traceback" not in done.err
+    assert [(d.drop, d.status) for d in Ledger(home).deliveries()] == [("day0", "accepted"), ("day1", "waiting")]
+
+    again = junk_leads("ingest", *files)
+    assert (again.code, again.failures) == (0, [])
+    assert {(d.drop, d.status) for d in Ledger(home).deliveries()} == {(f"day{n}", "accepted") for n in range(3)}
+    assert junk_leads("doctor").code == 0
 
 
 def test_on_a_terminal_many_files_are_one_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 What lives here: the commands by what they are about (`leads.py`, `codes.py`, `models.py`), and how they speak
 (`speaking.py`). What does not: the work, which is the same jobs that the sensor and the UI launch (`running/`). Exit
-codes: 0 done, 1 refused or failed (one plain line on stderr), 2 wrong usage.
+codes: 0 done, 1 refused or failed (one plain line on stderr), 2 wrong usage, 130 interrupted.
 """
 
 import atexit
@@ -19,6 +19,8 @@ from junk_leads.cli import codes, deliveries, keeping, leads, models
 from junk_leads.cli.speaking import Telling, answer, refuse, tell
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
+
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 app = typer.Typer(
     help="Tell junk leads from genuine ones. Everything is kept below JUNK_LEADS_HOME (default: data/).",
@@ -60,13 +62,19 @@ app.add_typer(codes.app, name="codes")
 
 
 def main() -> None:
-    """Run a command; an expected error is one line on stderr and exit code 1."""
+    """Run a command; an expected error is one line on stderr and exit code 1, Ctrl-C one and 130."""
     # millions of objects that stay come with the libraries: looking through them again and again is 1 s of 15
     gc.set_threshold(100_000, 50, 100)
     log = logging.getLogger("junk_leads")
     log.handlers, log.propagate = [Telling()], False
+    code = 1
     try:
         app()
+    except SystemExit as ended:
+        if ended.code != INTERRUPTED:
+            raise
+        code = INTERRUPTED
+        line = "interrupted; what was finished is kept, what was under way was not stored: run the same command again"
     except JunkLeadsError as error:
         line = str(error)
     except OSError as error:
@@ -76,7 +84,7 @@ def main() -> None:
     refuse(line)
     if "--json" in sys.argv[1:]:
         answer(True, {"error": line}, "")
-    sys.exit(1)
+    sys.exit(code)
 
 
 def program() -> None:

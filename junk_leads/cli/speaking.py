@@ -100,20 +100,25 @@ def answer_each(
 ) -> None:
     """Do the work for each that was asked for, whatever becomes of the others, and tell the results and refusals.
 
-    Ends with exit code 1 when any was refused.
+    Ends with exit code 1 when any was refused. Interrupted, it tells of those before.
     """
-    done, refused = [], []
+    done, refused, interrupted = [], [], False
     with _bar_of(asked) as each:
         for one in each:
             try:
                 done.append(work(one))
             except JunkLeadsError as error:
                 refused.append(str(error))
-    if done or as_json:
+            except KeyboardInterrupt:
+                interrupted = True
+                break
+    if (done or as_json) and not (as_json and interrupted):  # of which one object tells, and no more
         failed = {"error": "; ".join(refused)} if refused else {}
         answer(as_json, {"drops": done, **failed}, "\n".join(map(told, done)))
     for line in refused:
         refuse(line)
+    if interrupted:
+        raise KeyboardInterrupt
     if refused:
         raise typer.Exit(1)
 

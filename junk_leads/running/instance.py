@@ -11,6 +11,9 @@ from pathlib import Path
 import dagster as dg
 from dagster import DagsterError
 from dagster._check import CheckError
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from sqlalchemy.exc import DBAPIError
 from yaml import YAMLError
 
@@ -33,7 +36,10 @@ _STORAGE = ("history", "schedules")  # the folders that Dagster keeps its SQLite
 
 @contextmanager
 def opened_instance(home: Home) -> Iterator[dg.DagsterInstance]:
-    """The instance, made if it is not there; the home's folders are.
+    """The instance of a command, made if it is not there; the home's folders are.
+
+    What a command prints goes where it prints it, and is not kept for the UI unless `dagster.yaml` says where: Dagster
+    would show it by four more processes, which an interrupt makes tell of themselves.
 
     Dagster by itself, started by several processes at once or killed meanwhile, can leave a storage that never works
     again. Raises JunkLeadsError when its files cannot be made or opened, as on a full disk.
@@ -42,7 +48,7 @@ def opened_instance(home: Home) -> Iterator[dg.DagsterInstance]:
         with alone(home.root):
             for name in _STORAGE:
                 make_whole(home.dagster / name, _make)
-            instance = dg.DagsterInstance.from_config(str(home.dagster))
+            instance = dg.DagsterInstance.from_ref(_settings(home))
             _find_named(instance)
     except _CANNOT_OPEN as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -52,6 +58,15 @@ def opened_instance(home: Home) -> Iterator[dg.DagsterInstance]:
         ) from error
     with instance:
         yield instance
+
+
+def _settings(home: Home) -> InstanceRef:
+    folder = str(home.dagster)
+    told = InstanceRef.from_dir(folder)
+    if told.compute_logs_data.class_name != LocalComputeLogManager.__name__:
+        return told
+    none = {"module": NoOpComputeLogManager.__module__, "class": NoOpComputeLogManager.__name__}
+    return InstanceRef.from_dir(folder, overrides={"compute_logs": none})
 
 
 def _find_named(instance: dg.DagsterInstance) -> None:

@@ -7,8 +7,11 @@ not: parsing and printing (`cli/`), the jobs themselves (`defs/jobs.py`).
 import json
 import os
 import shutil
+import signal
+import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,7 +91,7 @@ class Platform(OfHome):
             config["ops"] = dict(ops)
         if self.follows:
             self.progress(f"{job}{f' of {drop}' if drop else ''}")
-        with hold(self.home.running_lock), mlflow_quiet():
+        with hold(self.home.running_lock), mlflow_quiet(), signals_noted() as signals:
             result = self.definitions.resolve_job_def(job).execute_in_process(
                 instance=self.instance,
                 partition_key=drop,
@@ -100,6 +103,8 @@ class Platform(OfHome):
         if self.follows or not result.success:
             with self._told_if_not_renewed():
                 after_run(self.home, self.instance, result.run_id)
+        if signal.SIGINT in signals:
+            raise KeyboardInterrupt
         if not result.success:
             raise JunkLeadsError(failure_line(result.all_events, result.run_id))
         for check in result.get_asset_check_evaluations():
@@ -421,6 +426,29 @@ class Platform(OfHome):
             found = con.execute(sql, list(parameters))
             names = [column[0] for column in found.description or []]
             return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+@contextmanager
+def signals_noted() -> Iterator[list[int]]:
+    """The signals that came meanwhile, told in the end, whatever was made of them.
+
+    Dagster and DuckDB make a failure of a step of an interrupt that falls into it.
+    """
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # no other hears of signals
+        yield noted
+        return
+    reading, writing = socket.socketpair()
+    with reading, writing:
+        reading.setblocking(False)
+        writing.setblocking(False)
+        former = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        try:
+            yield noted
+        finally:
+            signal.set_wakeup_fd(former)
+            with suppress(BlockingIOError):
+                noted.extend(reading.recv(4096))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from junk_leads.home import Home
 
@@ -73,6 +73,21 @@ def warm_up() -> None:
         boosting.warm_up()
         expectations_ready()
         defs.resolve_all_job_defs()
+
+
+def _print_into_files_alone() -> None:
+    """Keep what a run prints for the UI as Dagster does, without the four processes that print it here once more."""
+    from dagster._core.execution.compute_logs import redirect_to_file
+    from dagster._core.storage import local_compute_log_manager
+    from dagster._utils import ensure_file
+
+    @contextmanager
+    def kept(stream: TextIO, path: str) -> Iterator[None]:
+        ensure_file(path)
+        with redirect_to_file(stream, path):
+            yield
+
+    vars(local_compute_log_manager)["mirror_stream_to_file"] = kept
 
 
 class WarmProcess:
@@ -135,6 +150,7 @@ class WarmProcess:
             from junk_leads.running.dagster_store import keep_open
 
             keep_open()
+            _print_into_files_alone()
             sys.argv = ["dagster", *arguments]
             main()  # type: ignore[no-untyped-call]
             code = 0

@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,26 @@ def test_what_a_process_that_was_killed_had_to_learn_is_learned_all_the_same(
 
     monkeypatch.setattr(side_by_side.multiprocessing.get_context("spawn").Process, "start", started_and_killed)
     assert told(learn_each(tasks)) == expected
+
+
+def test_an_interrupt_ends_both_and_only_this_process_hears_it(
+    tasks: list[Task], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    processes = []
+    start = side_by_side.multiprocessing.get_context("spawn").Process.start
+
+    def started_and_interrupted(process: Any) -> None:
+        start(process)
+        processes.append(process)
+        for hears in (process.pid, os.getpid()):  # as a terminal does
+            os.kill(hears, signal.SIGINT)
+
+    monkeypatch.setattr(side_by_side.multiprocessing.get_context("spawn").Process, "start", started_and_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        learn_each(tasks)
+    (process,) = processes
+    assert process.exitcode == -signal.SIGTERM  # by this process
+    assert capfd.readouterr().err == ""
 
 
 def test_what_goes_wrong_in_the_process_goes_wrong_here(tasks: list[Task]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
@@ -87,6 +88,19 @@ def test_the_owners_settings_are_kept(home: Home) -> None:
         with opened_instance(home.prepare()):
             pass
     assert settings.read_text(encoding="utf-8") == "telemetry:\n  enabled: false\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"), [("", "NoOp"), ("compute_logs: {module: __main__, class: Own}\n", "Own")]
+)
+def test_what_a_command_prints_is_kept_only_where_the_settings_say_so(
+    home: Home, settings: str, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "Own", type("Own", (NoOpComputeLogManager,), {}), raising=False)
+    with (home.dagster / "dagster.yaml").open("a", encoding="utf-8") as file:
+        file.write(settings)
+    with opened_instance(home) as instance:
+        assert type(instance.compute_log_manager).__name__.startswith(kept)
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,10 @@ def test_its_run_was_started_by_the_warm_process_and_not_as_dagster_starts_them(
         run = instance.get_run_by_id(delivered.good_runs[0]["runId"])
     assert run is not None
     assert ".dagster/grpc_info" not in run.tags  # with which Dagster notes where it started a run
+    # what it printed is kept for the UI, and is not printed by the servers once more
+    printed = "\n".join(path.read_text() for path in server.home.dagster.glob(f"storage/{run.run_id}/**/*.err"))
+    assert "STEP_SUCCESS" in printed
+    assert "STEP_SUCCESS" not in server.log.read_text(encoding="utf-8")
 
 
 def test_a_bad_csv_dropped_into_incoming_goes_to_quarantine_with_its_reason(

@@ -6,7 +6,10 @@ thread, for its bytes not to depend on their number, and one caller at a time in
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 
 from junk_leads.steps.learning.training import LabelledFeatures, Recipe
@@ -28,23 +31,37 @@ def learn_each(tasks: Sequence[Task]) -> list[Learned]:
     processes = multiprocessing.get_context("spawn")  # a fork would inherit LightGBM's threads
     ours, theirs = processes.Pipe(duplex=False)
     process = processes.Process(target=_learn_and_send, args=(theirs, tasks[0]), daemon=True)
-    process.start()
-    theirs.close()  # so that its end is noticed
     try:
+        with _uninterrupted():  # Ctrl-C is for this process, which ends the other
+            process.start()
+        theirs.close()  # so that its end is noticed
         others = [learn(*task) for task in tasks[1:]]
         try:
             first = ours.recv()
         except EOFError:
             first = learn(*tasks[0])
     except BaseException:
-        process.terminate()
+        if process.pid is not None:
+            process.terminate()
         raise
     finally:
         ours.close()
-        process.join()
+        if process.pid is not None:
+            process.join()
     if isinstance(first, Exception):
         raise first
     return [first, *others]
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """What is started meanwhile hears no interrupt; one that comes is heard here afterwards."""
+    resource_tracker.ensure_running()  # started by the first process it would unblock them
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _learn_and_send(connection: Connection, task: Task) -> None:
