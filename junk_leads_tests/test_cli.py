@@ -442,6 +442,29 @@ def test_many_files_are_ingested_by_one_command_and_the_history_is_renewed_once(
     assert "data_pipeline of" not in done.err
 
 
+def test_a_pipe_or_device_is_not_replaced_by_generated_leads(
+    junk_leads: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = junk_leads("generate", "--rows", 2, "--out", tmp_path / "pipe")
+    assert done.code == 2
+    assert "is no regular file; name a file" in " ".join(done.err.replace("│", " ").split())
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", "<&- 2>&-"])
+def test_a_command_whose_streams_are_closed_does_its_work_and_opens_no_store_in_their_place(
+    home: Home, write_csv: Callable[..., Path], closed: str
+) -> None:
+    command = f"{sys.executable} -m junk_leads.cli ingest {write_csv('july.csv', {})} {closed}"
+    done = subprocess.run(
+        ["sh", "-c", command], env={**environ, "JUNK_LEADS_HOME": str(home.root)}, capture_output=True, text=True
+    )
+    told = done.stderr.splitlines() + done.stdout.splitlines()
+    assert (done.returncode, len(told)) == (0, 1), told  # the drop, or the progress
+    assert [delivery.status for delivery in Ledger(home).deliveries()] == ["accepted"]
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_fault_73_ctrl_c_is_one_line_and_the_same_command_again_goes_on(
     junk_leads: Callable[..., Outcome],

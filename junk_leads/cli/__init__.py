@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -90,6 +91,9 @@ def main() -> None:
 def program() -> None:
     """Run a command as a process of its own, which ends at once: taking apart what the libraries built takes 2 s."""
     code: object = 1
+    for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, stream) is None:  # closed by who started this: a store would be opened under its number
+            setattr(sys, stream, Path(os.devnull).open(mode))  # noqa: SIM115  for as long as this process lives
 
     def leave() -> None:
         with suppress(OSError):

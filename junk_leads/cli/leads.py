@@ -111,8 +111,9 @@ def generate(
     """Write synthetic leads, as real as the published facts allow."""
     from junk_leads.steps.leads.generating import write_leads
 
-    if out.is_dir():
-        raise typer.BadParameter(f"{out} is a folder; name a file", param_hint="--out")
+    if out.exists() and not out.is_file():  # a device would be replaced too
+        what = "a folder" if out.is_dir() else "no regular file"
+        raise typer.BadParameter(f"{out} is {what}; name a file", param_hint="--out")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         write_leads(out, rows, seed=seed, labelled=not unlabelled, start=start.date(), days=days)

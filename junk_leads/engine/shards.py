@@ -49,10 +49,10 @@ def is_sharded(asked: str) -> bool:
 
 def name_of(asked: str) -> str:
     """What a drop in shards is called: its folder, with the pattern where that says more than a file's ending."""
-    *folders, last = asked.rstrip("/").split("/")
+    *folders, last = (asked if "://" in asked else os.path.abspath(asked)).rstrip("/").split("/")
     if not any(sign in last for sign in WILDCARDS):
         return last or asked
-    folder = next((part for part in reversed(folders) if part not in ("", ".", "..")), Path.cwd().name)
+    folder = next((part for part in reversed(folders) if part and not any(sign in part for sign in WILDCARDS)), "")
     return folder if last in {"*", *(f"*{suffix}" for suffix in SUFFIXES)} else f"{folder} {last}"
 
 

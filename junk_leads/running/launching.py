@@ -26,7 +26,7 @@ from junk_leads.defs.labelled_drops import to_train
 from junk_leads.defs.recovery import HELD_FROM_START, fail_dead_runs, hold
 from junk_leads.defs.resources import OfHome
 from junk_leads.engine.cluster import executor_of
-from junk_leads.engine.shards import is_sharded
+from junk_leads.engine.shards import MANIFEST, is_sharded
 from junk_leads.errors import DropUnknown, JunkLeadsError
 from junk_leads.home import SCHEDULER_VARIABLE, Home
 from junk_leads.running.dagster_store import kept_open
@@ -140,7 +140,9 @@ class Platform(OfHome):
         try:
             self.launch(job, drop=delivery.drop, ops=ops)
         except JunkLeadsError as error:
-            raise JunkLeadsError(f"{Path(file).name}: {self._line_of_failure(delivery.drop, str(error))}") from error
+            raise JunkLeadsError(
+                f"{delivery.file_name.removesuffix(MANIFEST)}: {self._line_of_failure(delivery.drop, str(error))}"
+            ) from error
         for known in self.rows(
             "SELECT * FROM known_leads WHERE drop = ? AND known_leads > 0", "known_leads", [delivery.drop]
         ):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from junk_leads.engine.shards import name_of
 from junk_leads.home import Home
 from junk_leads.stores.warehouse import connect, rows_of
 from junk_leads_tests.conftest import run_command
@@ -67,6 +68,29 @@ def test_a_drop_in_shards_is_accounted_for_and_refused_or_replaced_as_a_whole(ho
     with connect(home.warehouse) as con:
         assert con.table("cleaned_leads_parts").fetchall() == []
         assert con.sql("SELECT count(*) FROM duckdb_views() WHERE view_name LIKE '% of d'").fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        (".", "inner"),
+        ("./", "inner"),
+        ("..", "outer"),
+        ("../inner/", "inner"),
+        ("*.csv", "inner"),
+        ("../*.csv", "outer"),
+        ("../*/*.csv", "outer"),
+        ("july_*.csv", "inner july_*.csv"),
+        ("s3://bucket/leads/", "leads"),
+        ("s3://bucket/leads/*.parquet", "leads"),
+    ],
+)
+def test_shards_are_called_as_their_folder_wherever_it_is_named_from(
+    asked: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outer" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "outer" / "inner")
+    assert name_of(asked) == name
 
 
 def test_a_pattern_is_a_drop_for_each_file_or_the_shards_of_one(home: Home, tmp_path: Path) -> None:
