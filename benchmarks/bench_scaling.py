@@ -19,7 +19,7 @@ import duckdb
 import psutil
 from distributed import LocalCluster
 
-from junk_leads.defs.expectations.suites import load_suite, looks_of
+from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.engine import drops
 from junk_leads.engine.cluster import executor_of
 from junk_leads.engine.shards import content_of_shard, find_shards, shards_of
@@ -65,9 +65,7 @@ def run(workers: int, shards: Path, folder: Path, home: Path | None) -> dict[str
     """Every step once on so many workers: seconds, processor seconds of the workers and of this head, bytes written."""
     found: dict[str, dict[str, float]] = {}
     model = Registry(Home(home)).champion() if home else None
-    looks = {
-        name: looks_of(load_suite(name).expectations) for name in ("raw_leads", "cleaned_leads", "interaction_groups")
-    }
+    looks = {name: load_suite(name).looks for name in ("raw_leads", "cleaned_leads", "interaction_groups")}
     with (
         LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50

@@ -78,6 +78,8 @@ def _serve(home: Home, lock: IO[str], *, host: str, port: int, mlflow_port: int,
         tell(f"something is wrong: {finding.what}; {finding.do}")
     environment = {
         **os.environ,
+        "PYTHONSAFEPATH": "1",  # a calendar.py of the folder where this was started is not Python's
+        "PYTHONPATH": os.pathsep.join(sys.path),
         "DAGSTER_HOME": str(home.dagster),
         "JUNK_LEADS_HOME": str(home.root),
         "JUNK_LEADS_MLFLOW_UI": f"http://{host}:{mlflow_port}",
@@ -105,7 +107,11 @@ def _serve(home: Home, lock: IO[str], *, host: str, port: int, mlflow_port: int,
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, _stop_once)
     guard = subprocess.Popen(
-        [sys.executable, "-m", "junk_leads.running.guard"], stdin=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-m", "junk_leads.running.guard"],
+        env=environment,
+        stdin=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert guard.stdin is not None
     servers = {}

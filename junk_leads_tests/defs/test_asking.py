@@ -33,10 +33,12 @@ QUESTIONS = {
 
 
 @pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator["subprocess.Popen[bytes]"]:
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["subprocess.Popen[bytes]"]:
     """A worker, as a command has it that has not imported Great Expectations; it is asked, never this process."""
     monkeypatch.delitem(sys.modules, "great_expectations", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pandas.py").write_text("raise SystemExit('it is not to be imported')", encoding="utf-8")
     with asking.worker_beside() as process:
         assert process is not None
         yield process

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from junk_leads.defs.expectations.suites import load_suite, looks_of
+from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.engine import drops
 from junk_leads.engine.executors import InProcess
 from junk_leads.engine.parts import Part, read_parts
@@ -50,7 +50,7 @@ def sorted_table(relation: duckdb.DuckDBPyRelation) -> pa.Table:
 def read(con: duckdb.DuckDBPyConnection, folder: Path, to: Path) -> drops.ReadDrop:
     urls = find_shards(str(folder))
     shards = shards_of(urls, HERE.map(content_of_shard, urls))
-    looks = looks_of(load_suite("raw_leads").expectations)
+    looks = load_suite("raw_leads").looks
     return drops.read_drop(con, HERE, shards, drop="d", folder=str(to / "raw"), looks=looks)
 
 
@@ -147,7 +147,7 @@ def test_renamed_codes_are_put_back_in_every_shard(both: Both) -> None:
 
 
 def test_checks_see_of_shards_what_they_see_of_one_file(both: Both) -> None:
-    looks = looks_of(load_suite("raw_leads").expectations)
+    looks = load_suite("raw_leads").looks
     frames = {
         "rows": accounting.narrow_rows(both.con, both.whole.leads, SCHEMA),
         "interactions": accounting.counted_interactions(both.con, both.whole.leads, SCHEMA),

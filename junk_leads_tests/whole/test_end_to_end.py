@@ -126,8 +126,19 @@ def free_port(first: int) -> int:
 
 
 def served(home: Home, port: int, mlflow_port: int, log: Path, settings: Mapping[str, str]) -> Server:
-    """`junk-leads ui` of a home, started."""
-    command = [sys.executable, "-m", "junk_leads.cli", "ui", "--port", str(port), "--mlflow-port", str(mlflow_port)]
+    """`junk-leads ui` of a home, started in a folder with a module that is called as one of Python's."""
+    (log.parent / "calendar.py").write_text("raise SystemExit('it is not to be imported')", encoding="utf-8")
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "junk_leads.cli",
+        "ui",
+        "--port",
+        str(port),
+        "--mlflow-port",
+        str(mlflow_port),
+    ]
     environment = {**os.environ, "JUNK_LEADS_HOME": str(home.root), **settings}
     with log.open("wb") as file:
         process = subprocess.Popen(

@@ -14,7 +14,7 @@ from pydantic import Field
 from junk_leads.defs.assets import DROPS, INFERENCE_PIPELINE, TRAINING_PIPELINE, declared, lineage
 from junk_leads.defs.assets.champion import tell_of_champion
 from junk_leads.defs.checks import check_specs, evaluate, plain_failures, publish, stage, tell
-from junk_leads.defs.expectations.suites import load_suite, looks_of
+from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.labelled_drops import LABELLED_DROPS, looked_at
 from junk_leads.defs.resources import EngineResource, HomeResource
@@ -154,7 +154,7 @@ def encoded_features(
         if parts:
             groups, looks = (
                 parts_of(con, "interaction_groups", drop),
-                looks_of(load_suite("encoded_features", _facts(encoder)).expectations),
+                load_suite("encoded_features", _facts(encoder)).looks,
             )
             encoded, others = encode_drop(con, work, parts, groups, encoder, folder=work.folder, looks=looks)
         else:

@@ -25,7 +25,7 @@ from junk_leads.defs.checks import (
     stage,
     tell,
 )
-from junk_leads.defs.expectations.suites import load_suite, looks_of
+from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.defs.expectations.validating import Evidence, Frame
 from junk_leads.defs.io_managers import Warehouse, describe
 from junk_leads.defs.labelled_drops import keep_labelled_drops
@@ -218,7 +218,7 @@ def _read(
 ) -> tuple[Read, list[dg.AssetCheckResult]]:
     reading: Read
     if engine.takes(delivery):
-        looks, shards = looks_of(load_suite("raw_leads").expectations), engine.shards(delivery)
+        looks, shards = load_suite("raw_leads").looks, engine.shards(delivery)
         reading = read_drop(con, work, shards, drop=delivery.drop, folder=work.folder, looks=looks)
     else:
         reading = read_leads(con, delivery.path, SCHEMA)
@@ -329,7 +329,7 @@ def cleaned_leads(
         parts = parts_of(con, "raw_leads", drop)
         cleaned: Output
         if parts:
-            looks = looks_of(load_suite("cleaned_leads").expectations)
+            looks = load_suite("cleaned_leads").looks
             cleaned, duplicates = clean_drop(con, work, parts, codes=codes, folder=work.folder, looks=looks)
         else:
             cleaned = stage(con, "cleaned_leads", clean(con, apply_codes(con, raw_leads, codes), SCHEMA))
@@ -406,9 +406,7 @@ def interaction_groups(
         parts = parts_of(con, "cleaned_leads", drop)
         groups: Output
         if parts:
-            groups = group_drop(
-                con, work, parts, folder=work.folder, looks=looks_of(load_suite("interaction_groups").expectations)
-            )
+            groups = group_drop(con, work, parts, folder=work.folder, looks=load_suite("interaction_groups").looks)
         else:
             groups = stage(con, "interaction_groups", group_interactions(con, cleaned_leads))
         results = interaction_groups_checks(con, groups, cleaned_leads)

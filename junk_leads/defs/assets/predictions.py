@@ -14,7 +14,7 @@ from pydantic import Field
 from junk_leads.capacity import refuse_without_room
 from junk_leads.defs.assets import INFERENCE_PIPELINE, declared, freshness, lineage
 from junk_leads.defs.checks import evaluate, inert, plain_failures, publish
-from junk_leads.defs.expectations.suites import load_suite, looks_of
+from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.resources import EngineResource, HomeResource
 from junk_leads.engine.drops import MadeTable, score_drop, write_scored_drop
@@ -29,7 +29,7 @@ from junk_leads.stores.making import write_whole
 from junk_leads.stores.warehouse import has_table, rows_of, stored_of
 
 GROUP = INFERENCE_PIPELINE
-LOOKS = looks_of(load_suite("predictions").expectations)
+LOOKS = load_suite("predictions").looks
 
 
 class ScoredFiles(dg.Config):

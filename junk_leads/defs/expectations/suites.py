@@ -53,6 +53,11 @@ class Suite:
         """Whether a failure of the check stops the asset from being stored."""
         return any(e.blocking for e in self.of_check(check))
 
+    @property
+    def looks(self) -> "LooksByFrame":
+        """What it looks at: of each frame the columns, and whether only at which values are missing."""
+        return looks_of(self.expectations)
+
 
 def load_suite(asset: str, facts: Mapping[str, Any] | None = None) -> Suite:
     """The suite of an asset from `reference/expectations/<asset>.json`.
@@ -82,7 +87,7 @@ def _fact(value: Any, facts: Mapping[str, Any]) -> Any:
 
 
 def looks_of(expectations: Sequence[Expectation]) -> "LooksByFrame":
-    """What expectations look at: of each frame the columns, and whether only at which values are missing."""
+    """What expectations look at, as `Suite.looks`."""
     looks: LooksByFrame = {}
     for e in expectations:
         if column := e.kwargs.get("column"):
