@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -85,6 +86,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of the rooms that take long come first, in their own order."""
     place = {room: number for number, room in enumerate(FIRST)}
     items.sort(key=lambda item: place.get(item.path.parent.name, len(FIRST)))
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Interrupts are heard, also where the tests were started with SIGINT ignored, as a script's background job is."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
 
 
 def until(what: Callable[[], object]) -> None:

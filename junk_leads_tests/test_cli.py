@@ -465,6 +465,7 @@ def test_a_command_whose_streams_are_closed_does_its_work_and_opens_no_store_in_
     assert [delivery.status for delivery in Ledger(home).deliveries()] == ["accepted"]
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("as_json", [False, True])
 def test_fault_73_ctrl_c_is_one_line_and_the_same_command_again_goes_on(
     junk_leads: Callable[..., Outcome],

@@ -49,6 +49,7 @@ def test_what_a_process_that_was_killed_had_to_learn_is_learned_all_the_same(
     assert told(learn_each(tasks)) == expected
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_both_and_only_this_process_hears_it(
     tasks: list[Task], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
