@@ -88,6 +88,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.parent.name, len(FIRST)))
 
 
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc to see processes in")
+
+
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """Interrupts are heard, also where the tests were started with SIGINT ignored, as a script's background job is."""

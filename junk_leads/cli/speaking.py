@@ -112,7 +112,7 @@ def answer_each(
             except KeyboardInterrupt:
                 interrupted = True
                 break
-    if (done or as_json) and not (as_json and interrupted):  # of which one object tells, and no more
+    if not interrupted if as_json else done:  # of an interrupt one object tells, and no more
         failed = {"error": "; ".join(refused)} if refused else {}
         answer(as_json, {"drops": done, **failed}, "\n".join(map(told, done)))
     for line in refused:

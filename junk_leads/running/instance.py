@@ -14,6 +14,7 @@ from dagster._check import CheckError
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
+from dagster._serdes import ConfigurableClassData
 from sqlalchemy.exc import DBAPIError
 from yaml import YAMLError
 
@@ -48,8 +49,9 @@ def opened_instance(home: Home) -> Iterator[dg.DagsterInstance]:
         with alone(home.root):
             for name in _STORAGE:
                 make_whole(home.dagster / name, _make)
-            instance = dg.DagsterInstance.from_ref(_settings(home))
-            _find_named(instance)
+            settings = _settings(home)
+            instance = dg.DagsterInstance.from_ref(settings)
+            _find_named(settings)
     except _CANNOT_OPEN as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise JunkLeadsError(
@@ -61,18 +63,16 @@ def opened_instance(home: Home) -> Iterator[dg.DagsterInstance]:
 
 
 def _settings(home: Home) -> InstanceRef:
-    folder = str(home.dagster)
-    told = InstanceRef.from_dir(folder)
+    told = InstanceRef.from_dir(str(home.dagster))
     if told.compute_logs_data.class_name != LocalComputeLogManager.__name__:
         return told
-    none = {"module": NoOpComputeLogManager.__module__, "class": NoOpComputeLogManager.__name__}
-    return InstanceRef.from_dir(folder, overrides={"compute_logs": none})
+    none = ConfigurableClassData(NoOpComputeLogManager.__module__, NoOpComputeLogManager.__name__, "{}")
+    return told._replace(compute_logs_data=none)
 
 
-def _find_named(instance: dg.DagsterInstance) -> None:
+def _find_named(settings: InstanceRef) -> None:
     """Find what starts runs and queues them, by the names that the settings give; Dagster does when it needs them."""
-    named = instance.get_ref()
-    for found in (named.run_launcher_data, named.run_coordinator_data):
+    for found in (settings.run_launcher_data, settings.run_coordinator_data):
         if found is not None:
             getattr(import_module(found.module_name), found.class_name)
 

@@ -14,7 +14,7 @@ import pytest
 from junk_leads.capacity import MEMORY_VARIABLE
 from junk_leads.defs.expectations import asking
 from junk_leads.defs.expectations.suites import Expectation
-from junk_leads_tests.conftest import until
+from junk_leads_tests.conftest import needs_proc, until
 
 BETWEEN = "expect_column_values_to_be_between"
 QUESTIONS = {
@@ -73,9 +73,7 @@ def test_a_question_without_an_answer_is_told_as_in_this_process_and_the_next_is
 
 
 @pytest.mark.parametrize("when", ["while it imports", "when it has answered"])
-def test_without_its_worker_a_command_asks_in_its_own_process(
-    worker: "subprocess.Popen[bytes]", when: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_its_worker_a_command_asks_in_its_own_process(worker: "subprocess.Popen[bytes]", when: str) -> None:
     if when == "when it has answered":
         asking.ask(*asked("days"), "COMPLETE")
     worker.kill()
@@ -107,7 +105,7 @@ def test_there_is_no_worker_where_it_gains_nothing_or_cannot_be(
         assert process is None
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc to see processes in")
+@needs_proc
 def test_a_worker_ends_with_its_command_however_that_ends() -> None:
     program = (
         "import os, signal; os.cpu_count = lambda: 2; from junk_leads.defs.expectations.asking import worker_beside\n"

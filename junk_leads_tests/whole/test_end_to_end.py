@@ -27,7 +27,7 @@ from junk_leads.home import Home
 from junk_leads.running.guarded_ui import HOSTS_VARIABLE, allowed_hosts
 from junk_leads.running.warm import ask
 from junk_leads.stores.warehouse import connect
-from junk_leads_tests.conftest import Trained, copied_home, run_command
+from junk_leads_tests.conftest import Trained, copied_home, needs_proc, run_command
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -128,17 +128,8 @@ def free_port(first: int) -> int:
 def served(home: Home, port: int, mlflow_port: int, log: Path, settings: Mapping[str, str]) -> Server:
     """`junk-leads ui` of a home, started in a folder with a module that is called as one of Python's."""
     (log.parent / "calendar.py").write_text("raise SystemExit('it is not to be imported')", encoding="utf-8")
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "junk_leads.cli",
-        "ui",
-        "--port",
-        str(port),
-        "--mlflow-port",
-        str(mlflow_port),
-    ]
+    program = [sys.executable, "-P", "-m", "junk_leads.cli"]
+    command = [*program, "ui", "--port", str(port), "--mlflow-port", str(mlflow_port)]
     environment = {**os.environ, "JUNK_LEADS_HOME": str(home.root), **settings}
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -427,9 +418,8 @@ def test_a_home_that_is_served_is_not_served_again(server: Server) -> None:
     ]
 
 
+@needs_proc
 def test_sigterm_ends_every_process_also_with_a_run_under_way(server: Server) -> None:
-    if not Path("/proc/self/stat").exists():
-        pytest.skip("there is no /proc to see processes in")
     mutation = "mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename } }"
     selector = {**server.location(), "jobName": "inference_pipeline"}
     tags = [{"key": "dagster/partition", "value": "new"}]
@@ -451,9 +441,8 @@ def test_sigterm_ends_every_process_also_with_a_run_under_way(server: Server) ->
 
 
 @pytest.mark.long
+@needs_proc
 def test_killed_its_servers_end_all_the_same_and_the_next_one_waits_for_that(home: Home, tmp_path: Path) -> None:
-    if not Path("/proc/self/stat").exists():
-        pytest.skip("there is no /proc to see processes in")
     port = free_port(20_000 + os.getpid() % 5_000 * 2)
     mlflow_port = free_port(port + 1)
 

@@ -152,10 +152,8 @@ def encoded_features(
         parts = parts_of(con, "cleaned_leads", drop)
         encoded: Output
         if parts:
-            groups, looks = (
-                parts_of(con, "interaction_groups", drop),
-                load_suite("encoded_features", _facts(encoder)).looks,
-            )
+            groups = parts_of(con, "interaction_groups", drop)
+            looks = load_suite("encoded_features", _facts(encoder)).looks
             encoded, others = encode_drop(con, work, parts, groups, encoder, folder=work.folder, looks=looks)
         else:
             encoded = stage(con, "encoded_features", encode(con, cleaned_leads, interaction_groups, encoder))
