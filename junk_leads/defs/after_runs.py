@@ -5,7 +5,7 @@ and of `incoming/`. What does not: how an alert reaches people (`stores/telling/
 (`stores/telling/history.py`).
 """
 
-from collections.abc import Sequence
+import threading
 
 import dagster as dg
 
@@ -22,28 +22,35 @@ from junk_leads.stores.warehouse import connect
 
 SECONDS = 10  # between two looks for runs that ended
 _PARTITION = "dagster/partition"
+_RENEWING = threading.Lock()  # the sensors of runs that ended well and badly look in threads of one process
 
 
-def after_run(home: Home, instance: dg.DagsterInstance, run_id: str, *, wait_seconds: float = 20.0) -> None:
+def after_run(
+    home: Home, instance: dg.DagsterInstance, run_id: str, *, failed: bool, wait_seconds: float = 20.0
+) -> None:
     """Do what follows a run that has ended; doing it twice is as doing it once.
 
+    A failure is told first, so that nothing that goes wrong afterwards keeps it back. Whether it `failed` is asked for,
+    as Dagster stores that a run has ended before it changes the run's status.
     Raises WarehouseUnavailable when another process holds the warehouse for too long.
     """
     run = instance.get_run_by_id(run_id)
     if run is None:
         return
-    if run.status is dg.DagsterRunStatus.FAILURE:
+    if failed:
+        _tell_of_failure(home, run)
         skip_checks(instance, run_id)
-    rows = renew_history(home, instance, wait_seconds=wait_seconds)
-    if run.status is dg.DagsterRunStatus.FAILURE:
-        _tell_of_failure(home, run, rows)
+    renew_history(home, instance, wait_seconds=wait_seconds)
 
 
 def renew_history(home: Home, instance: dg.DagsterInstance, *, wait_seconds: float = 20.0) -> list[dict[str, object]]:
-    """Collect the history anew, store it and show it in the catalogue; returns its rows."""
+    """Collect the history anew, store it and show it in the catalogue; returns its rows.
+
+    One thread of a process at a time: the warehouse keeps out other processes alone.
+    """
     if not home.warehouse.exists():
         return collect_history(home, None)
-    with connect(home.warehouse, wait_seconds=wait_seconds) as con:
+    with _RENEWING, connect(home.warehouse, wait_seconds=wait_seconds) as con:
         rows = collect_history(home, con)
         store_history(con, rows)
         publish_tables(home, con)
@@ -59,9 +66,10 @@ def renew_history(home: Home, instance: dg.DagsterInstance, *, wait_seconds: flo
     return rows
 
 
-def _tell_of_failure(home: Home, run: dg.DagsterRun, rows: Sequence[dict[str, object]]) -> None:
+def _tell_of_failure(home: Home, run: dg.DagsterRun) -> None:
     """One alert: of the drop, when it was refused or blocked, else of the run."""
     drop = run.tags.get(_PARTITION, "")
+    rows = collect_history(home, None) if drop else []
     delivery = next((row for row in reversed(rows) if row["drop"] == drop), None)
     if delivery is not None and delivery["state"] in ("refused", BLOCKED):
         event = f"{delivery['state']}:{drop}:{delivery['content']}"
@@ -71,16 +79,13 @@ def _tell_of_failure(home: Home, run: dg.DagsterRun, rows: Sequence[dict[str, ob
     alert(home, "run failed", f"failed:{run.run_id}", f"{run.job_name}{of}; look at run {run.run_id} in the UI")
 
 
-def _after(context: dg.RunStatusSensorContext, home: HomeResource) -> dg.SkipReason:
-    run = context.dagster_run
+def _after(context: dg.RunStatusSensorContext, home: HomeResource, *, failed: bool) -> dg.SkipReason:
+    run_id = context.dagster_run.run_id
     try:
-        after_run(home.home, context.instance, run.run_id)
-    except JunkLeadsError as error:
-        # the next run's end, or the next command, renews the history; the failure itself is told all the same
-        if run.status is dg.DagsterRunStatus.FAILURE:
-            _tell_of_failure(home.home, run, collect_history(home.home, None))
+        after_run(home.home, context.instance, run_id, failed=failed)
+    except JunkLeadsError as error:  # the next run's end, or the next command, renews the history
         return dg.SkipReason(str(error))
-    return dg.SkipReason(f"the history holds what became of run {run.run_id}")
+    return dg.SkipReason(f"the history holds what became of run {run_id}")
 
 
 @dg.run_failure_sensor(
@@ -91,7 +96,7 @@ def _after(context: dg.RunStatusSensorContext, home: HomeResource) -> dg.SkipRea
 )
 def failure_sensor(context: dg.RunFailureSensorContext, home: HomeResource) -> dg.SkipReason:
     """After a run that failed."""
-    return _after(context, home)
+    return _after(context, home, failed=True)
 
 
 @dg.run_status_sensor(
@@ -103,4 +108,4 @@ def failure_sensor(context: dg.RunFailureSensorContext, home: HomeResource) -> d
 )
 def success_sensor(context: dg.RunStatusSensorContext, home: HomeResource) -> dg.SkipReason:
     """After a run that succeeded."""
-    return _after(context, home)
+    return _after(context, home, failed=False)

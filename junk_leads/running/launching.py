@@ -102,7 +102,7 @@ class Platform(OfHome):
             )
         if self.follows or not result.success:
             with self._told_if_not_renewed():
-                after_run(self.home, self.instance, result.run_id)
+                after_run(self.home, self.instance, result.run_id, failed=not result.success)
         if signal.SIGINT in signals:
             raise KeyboardInterrupt
         if not result.success:
@@ -463,7 +463,7 @@ def platform(home: Home, progress: Progress = lambda line: None) -> Iterator[Pla
     with failures_told(), opened_instance(home) as instance, kept_open():
         for run_id in fail_dead_runs(instance, home):
             progress(f"run {run_id} had ended with its process and is marked as failed")
-            after_run(home, instance, run_id)
+            after_run(home, instance, run_id, failed=True)
         for finding in first_look(home):
             progress(f"something is wrong: {finding.what}; {finding.do}")
         yield Platform(home, build_defs(home), instance, progress)

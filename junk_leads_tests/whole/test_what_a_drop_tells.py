@@ -11,6 +11,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import pytest
 from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.loader import LoadingContextForTest
 
-from junk_leads.defs.after_runs import after_run, failure_sensor
+from junk_leads.defs.after_runs import after_run, failure_sensor, renew_history
 from junk_leads.defs.assets import freshness
 from junk_leads.defs.recovery import SKIPPED_RUN
 from junk_leads.defs.resources import HomeResource
@@ -28,6 +30,7 @@ from junk_leads.errors import DropUnknown, JunkLeadsError, WarehouseUnavailable
 from junk_leads.home import Home
 from junk_leads.running.launching import Platform, platform
 from junk_leads.running.telling import told_checks, told_history
+from junk_leads.stores.ledger import opened
 from junk_leads_tests.conftest import DELIVERED, SCHEMA, Outcome, run_command
 
 FOUND = "20 of 100 rows rejected: total_leads_droppped is not a number, first in line 2"
@@ -415,11 +418,61 @@ def test_a_failure_is_told_also_while_another_process_holds_the_warehouse(ready:
         assert holder.stdout is not None
         assert holder.stdout.readline()
         try:
-            with pytest.raises(WarehouseUnavailable):
-                after_run(ready.home, ready.instance, run.run_id, wait_seconds=0)
+            with untold(ready.home), pytest.raises(WarehouseUnavailable):
+                after_run(ready.home, ready.instance, run.run_id, failed=True, wait_seconds=0)
         finally:
             holder.communicate(b"\n")
-    after_run(ready.home, ready.instance, run.run_id)
+    after_run(ready.home, ready.instance, run.run_id, failed=True)
+
+
+@contextmanager
+def untold(home: Home) -> Iterator[None]:
+    """As if nobody had been told of the last refusal of `semi`; it is told again when the block ends, and once."""
+    (told,) = [line for line in home.alerts.read_text().splitlines() if "  drop refused: semi " in line]
+    with opened(home) as db:
+        assert db.execute("DELETE FROM alerts WHERE event LIKE 'refused:semi:%'").rowcount == 1
+    before = home.alerts.read_text()
+    yield
+    (again,) = home.alerts.read_text().removeprefix(before).splitlines()
+    assert again.partition("  ")[2] == told.partition("  ")[2]
+    home.alerts.write_text(before)
+
+
+def test_a_failure_is_told_whatever_goes_wrong_afterwards(ready: Platform) -> None:
+    tables, aside = ready.home.root / "tables", ready.home.root / "aside"
+    tables.rename(aside)
+    tables.touch()
+    try:
+        with untold(ready.home), pytest.raises(FileExistsError):
+            after_run(ready.home, ready.instance, last_failed(ready, "semi").run_id, failed=True)
+    finally:
+        tables.unlink()
+        aside.rename(tables)
+
+
+def test_a_failure_is_told_while_its_run_is_not_yet_marked_as_failed(ready: Platform) -> None:
+    run = last_failed(ready, "semi")
+    context = dg.build_run_status_sensor_context(
+        sensor_name="failure_sensor",
+        dagster_instance=ready.instance,
+        dagster_run=run.with_status(dg.DagsterRunStatus.STARTED),
+        dagster_event=dg.DagsterEvent("PIPELINE_FAILURE", run.job_name),
+        resources={"home": HomeResource(root=str(ready.home.root))},
+    ).for_run_failure()
+    storage = ready.instance.run_storage
+    with untold(ready.home):
+        storage.handle_run_event(run.run_id, dg.DagsterEvent("PIPELINE_START", run.job_name))
+        try:
+            failure_sensor(context)
+        finally:
+            storage.handle_run_event(run.run_id, dg.DagsterEvent("PIPELINE_FAILURE", run.job_name))
+
+
+def test_the_history_is_renewed_by_two_threads_of_one_process(ready: Platform) -> None:
+    before = renew_history(ready.home, ready.instance)
+    with ThreadPoolExecutor(2) as threads:
+        renewed = list(threads.map(lambda _: renew_history(ready.home, ready.instance), range(20)))
+    assert renewed == [before] * 20
 
 
 def test_the_sensors_are_on_and_the_freshness_policies_off_until_they_are_set(ready: Platform) -> None:

@@ -26,14 +26,14 @@ def alert(home: Home, kind: str, event: str, text: str) -> bool:
     """Tell of an event, once; returns whether it had not been told yet.
 
     `kind` is what happened in a word or two, `event` what tells it from every other, `text` one plain line. It never
-    raises for a webhook that does not answer: that is told in the log.
+    raises for a webhook that does not answer: that is told in the log. Killed meanwhile, it may tell twice, not never.
     """
+    line = " ".join(f"{kind}: {text}".split())
     with opened(home) as db:
         db.execute(_TABLE)
         if not db.execute("INSERT OR IGNORE INTO alerts VALUES (?, ?, ?)", [event, kind, time.time()]).rowcount:
             return False
-    line = " ".join(f"{kind}: {text}".split())
-    _log(home, line)
+        _log(home, line)
     url = os.environ.get(WEBHOOK)
     if url:
         problem = _post(url, {"text": f"junk_leads: {line}", "kind": kind, "home": str(home.root)})
