@@ -583,7 +583,10 @@ def together(folder: Path, chance: random.Random, files: int = 50) -> str:
 
 @trial(times=50)
 def many(folder: Path, chance: random.Random, files: int = 200) -> str:
-    """200 drops, some delivered twice, some replaced, the servers killed twice meanwhile: each is accepted once."""
+    """200 drops, some delivered twice, some replaced, the servers killed twice meanwhile: each is accepted once.
+
+    Some more have no dates: somebody is told of each of these.
+    """
     home = folder / "many"
     home.mkdir(exist_ok=True)
     before, incoming = len(accepted(home)), home / "incoming"
@@ -591,22 +594,33 @@ def many(folder: Path, chance: random.Random, files: int = 200) -> str:
         f"drop_{chance.getrandbits(48):012x}.csv": generated(folder / "parts", chance.randrange(200), 20)
         for _ in range(files)
     }
+    broken: list[str] = []
     with ui_of(home, dies_after=chance.uniform(3, 60)):
         for name, file in delivered.items():
             hand(file, incoming / name)
+            if chance.random() < 0.1:
+                broken.append(f"broken_{name}")
+                hand(undated(file), incoming / broken[-1])
     replaced = chance.sample(list(delivered), files // 20)
     delivered |= {name: generated(folder / "parts", 200 + number, 21) for number, name in enumerate(replaced)}
     with ui_of(home, dies_after=chance.uniform(3, 60)):
         for name in {*replaced, *chance.sample(list(delivered), files // 5)}:
             hand(delivered[name], incoming / name)
     with ui_of(home) as server:
-        wrong = all_accepted(home, before + files, server)
+        wrong = all_accepted(home, before + files, server) or all_told(home, broken)
     wrong = wrong or done(home, "doctor")
     held = {drop: content for drop, content, _ in accepted(home)}
     for name, file in delivered.items():
         if not wrong and held.get(name.removesuffix(".csv")) != hashlib.sha256(file.read_bytes()).hexdigest():
             wrong = f"{name} is not held as it was delivered last"
     return wrong
+
+
+def undated(file: Path) -> Path:
+    """A copy of a file without its first column, which is refused."""
+    copy = file.with_suffix(".undated")
+    copy.write_bytes(b"".join(line.partition(b",")[2] for line in file.read_bytes().splitlines(keepends=True)))
+    return copy
 
 
 def hand(file: Path, target: Path) -> None:
@@ -669,6 +683,16 @@ def all_accepted(home: Path, drops: int, server: "subprocess.Popen[str]", patien
             return f"the UI ended with {server.returncode}"
         time.sleep(1)
     return f"{len(accepted(home))} of {drops} drops were accepted in {patience:g} s; waiting: {waiting[:5]}"
+
+
+def all_told(home: Path, refused: Sequence[str], patience: float = 120.0) -> str:
+    """Wait until somebody was told of every refused file; what went wrong."""
+    deadline, untold = time.monotonic() + patience, list(refused)
+    while untold and time.monotonic() < deadline:
+        time.sleep(1)
+        told = (home / "alerts.log").read_text(encoding="utf-8")
+        untold = [name for name in untold if f"({name}): " not in told]
+    return f"nobody was told that {', '.join(untold)} {'was' if len(untold) == 1 else 'were'} refused" if untold else ""
 
 
 def main() -> None:
