@@ -94,6 +94,8 @@ def program() -> None:
     for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, stream) is None:  # closed by who started this: a store would be opened under its number
             setattr(sys, stream, Path(os.devnull).open(mode))  # noqa: SIM115  for as long as this process lives
+    # what this starts finds modules where this does: a calendar.py of the folder it was started in is not Python's
+    os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
     def leave() -> None:
         with suppress(OSError):

@@ -204,7 +204,7 @@ def tell(results: Sequence[dg.AssetCheckResult]) -> Iterator[dg.AssetCheckResult
         home = _home(context)
         deliveries = Ledger(home).deliveries_of(drop) if drop else []
         content = deliveries[-1].content if deliveries else ""
-        Findings(home).note([_finding(r, drop, content, context.run_id) for r in results])
+        Findings(home).note([_finding(r, drop, content, context.run.run_id) for r in results])
     yield from results
 
 
@@ -247,7 +247,7 @@ def plain_failures() -> Iterator[None]:
     except (JunkLeadsError, dg.Failure) as error:
         context = _running()
         if context is not None:
-            skip_checks(context.instance, context.run_id)
+            skip_checks(context.instance, context.run.run_id)
         if isinstance(error, dg.Failure):
             raise
         raise dg.Failure(str(error), allow_retries=False) from error

@@ -78,8 +78,6 @@ def _serve(home: Home, lock: IO[str], *, host: str, port: int, mlflow_port: int,
         tell(f"something is wrong: {finding.what}; {finding.do}")
     environment = {
         **os.environ,
-        "PYTHONSAFEPATH": "1",  # a calendar.py of the folder where this was started is not Python's
-        "PYTHONPATH": os.pathsep.join(sys.path),
         "DAGSTER_HOME": str(home.dagster),
         "JUNK_LEADS_HOME": str(home.root),
         "JUNK_LEADS_MLFLOW_UI": f"http://{host}:{mlflow_port}",

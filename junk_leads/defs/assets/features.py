@@ -169,7 +169,7 @@ def encoded_features(
             "dagster/column_lineage": _lineage(encoder),
         }
         beside = beside_training(con, home.registry, model.version, encoder, drop, cleaned_leads, interaction_groups)
-        accepting = Accepting(config.why, config.by, context.run_id) if config.accept_drift else None
+        accepting = Accepting(config.why, config.by, context.run.run_id) if config.accept_drift else None
         trust = trust_of(con, home, drop, beside, accepting)
         results += trust.results
         if trust.refused:

@@ -59,12 +59,8 @@ def _started() -> "subprocess.Popen[bytes] | None":
     with suppress(OSError):
         worker, its_end = Pipe()
         with its_end:
-            # it finds modules where this process does, not in the folder where it was started
             command = [sys.executable, "-P", "-m", __name__, str(its_end.fileno())]
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-            process = subprocess.Popen(
-                command, env=environment, pass_fds=[its_end.fileno()], stdin=quiet, stdout=quiet, stderr=quiet
-            )
+            process = subprocess.Popen(command, pass_fds=[its_end.fileno()], stdin=quiet, stdout=quiet, stderr=quiet)
         _worker = worker
         return process
     return None
