@@ -5,41 +5,47 @@ and of `incoming/`. What does not: how an alert reaches people (`stores/telling/
 (`stores/telling/history.py`).
 """
 
+import json
 import threading
+from collections.abc import Sequence
+from typing import Literal
 
 import dagster as dg
+from dagster import DagsterEventType
 
-from junk_leads.defs.recovery import skip_checks
+from junk_leads.defs.recovery import HELD_FROM_START, skip_checks
 from junk_leads.defs.resources import HomeResource
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.steps.pages.history import as_image, history_markdown, history_plot
 from junk_leads.steps.watching.history import BLOCKED
 from junk_leads.stores.telling.alerting import alert
+from junk_leads.stores.telling.findings import Findings
 from junk_leads.stores.telling.history import collect_history, store_history
 from junk_leads.stores.telling.published import publish_tables
 from junk_leads.stores.warehouse import connect
 
 SECONDS = 10  # between two looks for runs that ended
+AT_ONCE = 1_000  # most runs that one look takes
 _PARTITION = "dagster/partition"
 _RENEWING = threading.Lock()  # the sensors of runs that ended well and badly look in threads of one process
 
 
-def after_run(
-    home: Home, instance: dg.DagsterInstance, run_id: str, *, failed: bool, wait_seconds: float = 20.0
+def after_runs(
+    home: Home, instance: dg.DagsterInstance, run_ids: Sequence[str], *, failed: bool, wait_seconds: float = 20.0
 ) -> None:
-    """Do what follows a run that has ended; doing it twice is as doing it once.
+    """Do what follows runs that have ended, all well or all badly; doing it twice is as doing it once.
 
-    A failure is told first, so that nothing that goes wrong afterwards keeps it back. Whether it `failed` is asked for,
-    as Dagster stores that a run has ended before it changes the run's status.
+    Failures are told first, so that nothing that goes wrong afterwards keeps them back. Whether they `failed` is asked
+    for, as Dagster stores that a run has ended before it changes the run's status.
     Raises WarehouseUnavailable when another process holds the warehouse for too long.
     """
-    run = instance.get_run_by_id(run_id)
-    if run is None:
-        return
     if failed:
-        _tell_of_failure(home, run)
-        skip_checks(instance, run_id)
+        rows = collect_history(home, None)
+        refused = {f.run_id: f.content for f in Findings(home).unusual() if f.refuses}
+        for run in filter(None, map(instance.get_run_by_id, run_ids)):
+            _tell_of_failure(home, run, [r for r in rows if r["content"] == refused.get(run.run_id, r["content"])])
+            skip_checks(instance, run.run_id)
     renew_history(home, instance, wait_seconds=wait_seconds)
 
 
@@ -66,10 +72,9 @@ def renew_history(home: Home, instance: dg.DagsterInstance, *, wait_seconds: flo
     return rows
 
 
-def _tell_of_failure(home: Home, run: dg.DagsterRun) -> None:
-    """One alert: of the drop, when it was refused or blocked, else of the run."""
+def _tell_of_failure(home: Home, run: dg.DagsterRun, rows: Sequence[dict[str, object]]) -> None:
+    """One alert: of the drop, when it was refused or blocked, else of the run; `rows` may be of what it refused."""
     drop = run.tags.get(_PARTITION, "")
-    rows = collect_history(home, None) if drop else []
     delivery = next((row for row in reversed(rows) if row["drop"] == drop), None)
     if delivery is not None and delivery["state"] in ("refused", BLOCKED):
         event = f"{delivery['state']}:{drop}:{delivery['content']}"
@@ -79,33 +84,51 @@ def _tell_of_failure(home: Home, run: dg.DagsterRun) -> None:
     alert(home, "run failed", f"failed:{run.run_id}", f"{run.job_name}{of}; look at run {run.run_id} in the UI")
 
 
-def _after(context: dg.RunStatusSensorContext, home: HomeResource, *, failed: bool) -> dg.SkipReason:
-    run_id = context.dagster_run.run_id
+def _after(
+    context: dg.SensorEvaluationContext,
+    home: Home,
+    ended: Literal[DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_SUCCESS],
+) -> dg.SkipReason:
+    """Do what follows all runs that ended so since the last look, of which Dagster's own sensors take one at a time.
+
+    What goes wrong is tried again at the next look. A command does what follows the runs that it made.
+    """
+    since = json.loads(context.cursor)["record_id"] if context.cursor else 0
+    events = context.instance.fetch_run_status_changes(
+        dg.RunStatusChangeRecordsFilter(ended, after_storage_id=since), limit=AT_ONCE, ascending=True
+    ).records
+    failed = ended is DagsterEventType.RUN_FAILURE
+    run_ids = [event.run_id for event in events]
+    if not failed and run_ids:
+        runs = context.instance.get_runs(dg.RunsFilter(run_ids=run_ids))
+        run_ids = [run.run_id for run in runs if not HELD_FROM_START.items() <= run.tags.items()]
     try:
-        after_run(home.home, context.instance, run_id, failed=failed)
-    except JunkLeadsError as error:  # the next run's end, or the next command, renews the history
+        if run_ids:
+            after_runs(home, context.instance, run_ids, failed=failed)
+    except JunkLeadsError as error:
         return dg.SkipReason(str(error))
-    return dg.SkipReason(f"the history holds what became of run {run_id}")
+    if events:
+        context.update_cursor(json.dumps({"record_id": events[-1].storage_id}))
+    return dg.SkipReason(f"the history holds what became of {len(run_ids)} runs" if run_ids else "no run has ended")
 
 
-@dg.run_failure_sensor(
+@dg.sensor(
     name="failure_sensor",
     minimum_interval_seconds=SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="After a run that failed: an alert, its checks that did not run are skipped, drop_history is renewed.",
+    description="After runs that failed: an alert, checks that did not run are skipped, drop_history is renewed.",
 )
-def failure_sensor(context: dg.RunFailureSensorContext, home: HomeResource) -> dg.SkipReason:
-    """After a run that failed."""
-    return _after(context, home, failed=True)
+def failure_sensor(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.SkipReason:
+    """After runs that failed."""
+    return _after(context, home.home, DagsterEventType.RUN_FAILURE)
 
 
-@dg.run_status_sensor(
+@dg.sensor(
     name="success_sensor",
-    run_status=dg.DagsterRunStatus.SUCCESS,
     minimum_interval_seconds=SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="After a run that succeeded: drop_history is renewed.",
+    description="After runs that succeeded: drop_history is renewed.",
 )
-def success_sensor(context: dg.RunStatusSensorContext, home: HomeResource) -> dg.SkipReason:
-    """After a run that succeeded."""
-    return _after(context, home, failed=False)
+def success_sensor(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.SkipReason:
+    """After runs that succeeded."""
+    return _after(context, home.home, DagsterEventType.RUN_SUCCESS)

@@ -19,7 +19,7 @@ from typing import Any
 import dagster as dg
 
 from junk_leads.capacity import failures_told, refuse_without_room
-from junk_leads.defs.after_runs import after_run, renew_history
+from junk_leads.defs.after_runs import after_runs, renew_history
 from junk_leads.defs.checks import found_by
 from junk_leads.defs.jobs import EXPERIMENT_ASSETS, TRAINING_ASSETS
 from junk_leads.defs.labelled_drops import to_train
@@ -102,7 +102,7 @@ class Platform(OfHome):
             )
         if self.follows or not result.success:
             with self._told_if_not_renewed():
-                after_run(self.home, self.instance, result.run_id, failed=not result.success)
+                after_runs(self.home, self.instance, [result.run_id], failed=not result.success)
         if signal.SIGINT in signals:
             raise KeyboardInterrupt
         if not result.success:
@@ -461,9 +461,11 @@ def platform(home: Home, progress: Progress = lambda line: None) -> Iterator[Pla
     home.prepare()
     os.environ["DAGSTER_HOME"] = str(home.dagster)
     with failures_told(), opened_instance(home) as instance, kept_open():
-        for run_id in fail_dead_runs(instance, home):
+        dead = fail_dead_runs(instance, home)
+        for run_id in dead:
             progress(f"run {run_id} had ended with its process and is marked as failed")
-            after_run(home, instance, run_id, failed=True)
+        if dead:
+            after_runs(home, instance, dead, failed=True)
         for finding in first_look(home):
             progress(f"something is wrong: {finding.what}; {finding.do}")
         yield Platform(home, build_defs(home), instance, progress)

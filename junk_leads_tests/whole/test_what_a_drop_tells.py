@@ -6,6 +6,7 @@ and after it one that passes. Tests that deliver more do so under drops of their
 
 import asyncio
 import csv
+import functools
 import json
 import os
 import subprocess
@@ -16,13 +17,15 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.run_status_sensor_definition import RunStatusSensorCursor
 from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.loader import LoadingContextForTest
 
-from junk_leads.defs.after_runs import after_run, failure_sensor, renew_history
+from junk_leads.defs.after_runs import after_runs, failure_sensor, renew_history, success_sensor
 from junk_leads.defs.assets import freshness
 from junk_leads.defs.recovery import SKIPPED_RUN
 from junk_leads.defs.resources import HomeResource
@@ -394,48 +397,95 @@ def last_failed(ready: Platform, drop: str) -> dg.DagsterRun:
     return ready.instance.get_runs(filters, limit=1)[0]
 
 
+def looked(ready: Platform, sensor: dg.SensorDefinition, cursor: str | None = None) -> tuple[str | None, str | None]:
+    """What a look of a sensor for runs that ended says, and its cursor afterwards."""
+    resources = {"home": HomeResource(root=str(ready.home.root))}
+    with dg.build_sensor_context(instance=ready.instance, cursor=cursor, resources=resources) as context:
+        told = sensor(context)
+        assert isinstance(told, dg.SkipReason)
+        return told.skip_message, context.cursor
+
+
+@contextmanager
+def untold(home: Home, *drops: str) -> Iterator[None]:
+    """As if nobody had been told that these drops were refused; when the block ends, that and nothing else is told."""
+    before = home.alerts.read_text()
+    told = [line.partition("  ")[2] for line in before.splitlines()]
+    wanted = [line for line in told if line.startswith(tuple(f"drop refused: {drop} " for drop in drops))]
+    assert len(wanted) == len(drops)
+    with opened(home) as db:
+        for drop in drops:
+            assert db.execute("DELETE FROM alerts WHERE event LIKE ?", [f"refused:{drop}:%"]).rowcount == 1
+    home.alerts.write_text("")
+    yield
+    assert sorted(line.partition("  ")[2] for line in home.alerts.read_text().splitlines()) == sorted(wanted)
+    home.alerts.write_text(before)
+
+
 def test_what_follows_a_run_is_done_once_by_the_command_and_the_sensor_together(ready: Platform) -> None:
-    run, before = last_failed(ready, "rotten"), ready.home.alerts.read_text()
-    event = ready.instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE).records[0]
-    context = dg.build_run_status_sensor_context(
-        sensor_name="failure_sensor",
-        dagster_instance=ready.instance,
-        dagster_run=run,
-        dagster_event=event.event_log_entry.get_dagster_event(),
-        resources={"home": HomeResource(root=str(ready.home.root))},
-    ).for_run_failure()
-    told = failure_sensor(context)
-    assert isinstance(told, dg.SkipReason)
-    assert told.skip_message == f"the history holds what became of run {run.run_id}"
+    before = ready.home.alerts.read_text()
+    failed = ready.instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
+    told, cursor = looked(ready, failure_sensor)
+    assert told == f"the history holds what became of {failed} runs"
     assert ready.home.alerts.read_text() == before
     assert states(ready, "rotten")["raw_leads", "has_few_rejected_rows"] == "FAILED"
+    assert looked(ready, failure_sensor, cursor) == ("no run has ended", cursor)
 
 
-def test_a_failure_is_told_also_while_another_process_holds_the_warehouse(ready: Platform) -> None:
-    run = last_failed(ready, "semi")
-    code = f"import duckdb; con = duckdb.connect({str(ready.home.warehouse)!r}); print(1, flush=True); input()"
+def test_all_runs_that_failed_since_the_last_look_are_told_at_once(ready: Platform) -> None:
+    with untold(ready.home, "semi", "rotten"):
+        looked(ready, failure_sensor)
+
+
+def test_what_dagsters_own_sensor_noted_is_gone_on_from(ready: Platform) -> None:
+    _, cursor = looked(ready, failure_sensor)
+    assert cursor is not None
+    record = json.loads(cursor)["record_id"]
+    former = RunStatusSensorCursor(record_id=record, record_timestamp="2026-01-01T00:00:00+00:00").to_json()
+    assert looked(ready, failure_sensor, former) == ("no run has ended", former)
+
+
+def test_only_what_follows_runs_that_no_command_made_is_left_to_the_sensor(ready: Platform) -> None:
+    told, cursor = looked(ready, success_sensor)
+    assert (told, cursor is None) == ("no run has ended", False)
+    run = dg.DagsterRun("data_pipeline", str(uuid4()), status=dg.DagsterRunStatus.STARTED)
+    ready.instance.add_run(run)
+    ready.instance.report_dagster_event(dg.DagsterEvent("PIPELINE_SUCCESS", run.job_name), run.run_id)
+    told, after = looked(ready, success_sensor, cursor)
+    assert told == "the history holds what became of 1 runs"
+    assert looked(ready, success_sensor, after) == ("no run has ended", after)
+
+
+@contextmanager
+def held(warehouse: Path) -> Iterator[None]:
+    """Another process holds the warehouse."""
+    code = f"import duckdb; con = duckdb.connect({str(warehouse)!r}); print(1, flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline()
         try:
-            with untold(ready.home), pytest.raises(WarehouseUnavailable):
-                after_run(ready.home, ready.instance, run.run_id, failed=True, wait_seconds=0)
+            yield
         finally:
             holder.communicate(b"\n")
-    after_run(ready.home, ready.instance, run.run_id, failed=True)
 
 
-@contextmanager
-def untold(home: Home) -> Iterator[None]:
-    """As if nobody had been told of the last refusal of `semi`; it is told again when the block ends, and once."""
-    (told,) = [line for line in home.alerts.read_text().splitlines() if "  drop refused: semi " in line]
-    with opened(home) as db:
-        assert db.execute("DELETE FROM alerts WHERE event LIKE 'refused:semi:%'").rowcount == 1
-    before = home.alerts.read_text()
-    yield
-    (again,) = home.alerts.read_text().removeprefix(before).splitlines()
-    assert again.partition("  ")[2] == told.partition("  ")[2]
-    home.alerts.write_text(before)
+def test_a_failure_is_told_also_while_another_process_holds_the_warehouse(ready: Platform) -> None:
+    run = last_failed(ready, "semi")
+    with held(ready.home.warehouse), untold(ready.home, "semi"), pytest.raises(WarehouseUnavailable):
+        after_runs(ready.home, ready.instance, [run.run_id], failed=True, wait_seconds=0)
+
+
+def test_what_the_sensor_could_not_do_it_tries_again(ready: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_patience = functools.partial(after_runs, wait_seconds=0)
+    monkeypatch.setattr("junk_leads.defs.after_runs.after_runs", without_patience)
+    with held(ready.home.warehouse):
+        told, cursor = looked(ready, failure_sensor)
+    assert told is not None
+    assert "is held by another process" in told
+    assert cursor is None
+    told, cursor = looked(ready, failure_sensor, cursor)
+    assert told is not None
+    assert told.startswith("the history holds what became of ")
 
 
 def test_a_failure_is_told_whatever_goes_wrong_afterwards(ready: Platform) -> None:
@@ -443,8 +493,8 @@ def test_a_failure_is_told_whatever_goes_wrong_afterwards(ready: Platform) -> No
     tables.rename(aside)
     tables.touch()
     try:
-        with untold(ready.home), pytest.raises(FileExistsError):
-            after_run(ready.home, ready.instance, last_failed(ready, "semi").run_id, failed=True)
+        with untold(ready.home, "semi"), pytest.raises(FileExistsError):
+            after_runs(ready.home, ready.instance, [last_failed(ready, "semi").run_id], failed=True)
     finally:
         tables.unlink()
         aside.rename(tables)
@@ -452,18 +502,11 @@ def test_a_failure_is_told_whatever_goes_wrong_afterwards(ready: Platform) -> No
 
 def test_a_failure_is_told_while_its_run_is_not_yet_marked_as_failed(ready: Platform) -> None:
     run = last_failed(ready, "semi")
-    context = dg.build_run_status_sensor_context(
-        sensor_name="failure_sensor",
-        dagster_instance=ready.instance,
-        dagster_run=run.with_status(dg.DagsterRunStatus.STARTED),
-        dagster_event=dg.DagsterEvent("PIPELINE_FAILURE", run.job_name),
-        resources={"home": HomeResource(root=str(ready.home.root))},
-    ).for_run_failure()
     storage = ready.instance.run_storage
-    with untold(ready.home):
+    with untold(ready.home, "semi"):
         storage.handle_run_event(run.run_id, dg.DagsterEvent("PIPELINE_START", run.job_name))
         try:
-            failure_sensor(context)
+            looked(ready, failure_sensor)
         finally:
             storage.handle_run_event(run.run_id, dg.DagsterEvent("PIPELINE_FAILURE", run.job_name))
 
