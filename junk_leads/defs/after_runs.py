@@ -19,7 +19,7 @@ from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.steps.pages.history import as_image, history_markdown, history_plot
 from junk_leads.steps.watching.history import BLOCKED
-from junk_leads.stores.telling.alerting import alert
+from junk_leads.stores.telling.alerting import Alert, alert
 from junk_leads.stores.telling.findings import Findings
 from junk_leads.stores.telling.history import collect_history, store_history
 from junk_leads.stores.telling.published import publish_tables
@@ -43,8 +43,9 @@ def after_runs(
     if failed:
         rows = collect_history(home, None)
         refused = {f.run_id: f.content for f in Findings(home).unusual() if f.refuses}
-        for run in filter(None, map(instance.get_run_by_id, run_ids)):
-            _tell_of_failure(home, run, [r for r in rows if r["content"] == refused.get(run.run_id, r["content"])])
+        runs = [run for run in map(instance.get_run_by_id, run_ids) if run]
+        alert(home, *(_failure(run, rows, refused.get(run.run_id)) for run in runs))
+        for run in runs:
             skip_checks(instance, run.run_id)
     renew_history(home, instance, wait_seconds=wait_seconds)
 
@@ -72,16 +73,22 @@ def renew_history(home: Home, instance: dg.DagsterInstance, *, wait_seconds: flo
     return rows
 
 
-def _tell_of_failure(home: Home, run: dg.DagsterRun, rows: Sequence[dict[str, object]]) -> None:
-    """One alert: of the drop, when it was refused or blocked, else of the run; `rows` may be of what it refused."""
+def _failure(run: dg.DagsterRun, rows: Sequence[dict[str, object]], refused: str | None) -> Alert:
+    """An alert of the delivery of a run's drop, when it was refused or blocked, else of the run.
+
+    It is the one with the content that the run `refused`, or the newest.
+    """
     drop = run.tags.get(_PARTITION, "")
-    delivery = next((row for row in reversed(rows) if row["drop"] == drop), None)
+    deliveries = (
+        row for row in reversed(rows) if row["drop"] == drop and row["content"] == (refused or row["content"])
+    )
+    delivery = next(deliveries, None)
     if delivery is not None and delivery["state"] in ("refused", BLOCKED):
         event = f"{delivery['state']}:{drop}:{delivery['content']}"
-        alert(home, f"drop {delivery['state']}", event, f"{drop} ({delivery['file_name']}): {delivery['reason']}")
-        return
+        text = f"{drop} ({delivery['file_name']}): {delivery['reason']}"
+        return Alert(f"drop {delivery['state']}", event, text)
     of = f" of drop {drop}" if drop else ""
-    alert(home, "run failed", f"failed:{run.run_id}", f"{run.job_name}{of}; look at run {run.run_id} in the UI")
+    return Alert("run failed", f"failed:{run.run_id}", f"{run.job_name}{of}; look at run {run.run_id} in the UI")
 
 
 def _after(

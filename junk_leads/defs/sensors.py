@@ -24,15 +24,15 @@ from junk_leads.steps.leads.reading import read_header
 from junk_leads.stores.incoming import (
     Decision,
     IncomingFile,
+    arrivals,
     decide,
     list_incoming,
     run_key,
-    stale_files,
     with_contents,
 )
 from junk_leads.stores.ledger import Delivery, Ledger, drop_key
 from junk_leads.stores.registry import Registry
-from junk_leads.stores.telling.alerting import alert
+from junk_leads.stores.telling.alerting import Alert, alert
 
 LOOK_SECONDS = 0.25
 TOGETHER_SECONDS = 1.0
@@ -65,7 +65,8 @@ def make_incoming_sensor(
         former: dict[str, list[float]] = json.loads(context.cursor) if context.cursor else {}
         files, decisions = _watch(folder, former, settle_seconds, watch_seconds, ledger, context.instance)
         by_name = {file.name: file for file in files}
-        requests, reasons, left = [], [], []
+        requests, reasons = [], []
+        left: dict[str, tuple[str, float | None]] = {}
         for decision in decisions:
             file, reason = by_name[decision.name], decision.reason
             if decision.action == "run":
@@ -75,12 +76,13 @@ def make_incoming_sensor(
                     # the file waits: without the registry nobody knows whether it is to be scored
                     reason = str(error)
                     reasons.append(f"{file.name}: {reason}")
+                    left[file.name] = reason, None
             else:
                 reasons.append(f"{_shown(file.name)}: {reason}")
             if decision.action == "done":
                 _done(ledger, folder / file.name, file.content)
-            if decision.action in ("wait", "skip"):
-                left.append((file.name, reason))
+            if decision.action == "skip" or decision.asked is not None:
+                left[file.name] = reason, decision.asked
             context.log.info(f"{decision.action}: {_shown(file.name)}: {reason}")
         _tell_of_stale(home.home, left, time.time(), stale_minutes)
         return dg.SensorResult(
@@ -130,13 +132,24 @@ def _deliveries(ledger: Ledger, drops: Iterable[str]) -> list[Delivery]:
     return [delivery for drop in drops for delivery in ledger.deliveries_of(drop)]
 
 
-def _tell_of_stale(home: Home, left: Sequence[tuple[str, str]], now: float, stale_minutes: float) -> None:
-    """One alert for each file that has been lying in `incoming/` for too long, with why."""
-    reasons = dict(left)
-    for name, came in stale_files(home.incoming, reasons, now, stale_minutes * 60):
-        hours = (now - came) / 3600
-        told = f"{_shown(name)} has been waiting in incoming/ for {hours:.1f} h: {reasons[name]}"
-        alert(home, "stale folder", f"stale:{_shown(name)}:{came}", told)
+def _tell_of_stale(home: Home, left: Mapping[str, tuple[str, float | None]], now: float, stale_minutes: float) -> None:
+    """Tell of each file that has been left in `incoming/` for too long, with why.
+
+    It counts from when its run was asked for, else from when the file came: one that comes while nobody looks, or that
+    is only now being looked at, is not left.
+    """
+    came = {name: since for name, (_, since) in left.items() if since is not None}
+    came |= arrivals(home.incoming, [name for name in left if name not in came])
+    told = [
+        Alert(
+            "stale folder",
+            f"stale:{_shown(name)}:{since}",
+            f"{_shown(name)} has been waiting in incoming/ for {(now - since) / 3600:.1f} h: {left[name][0]}",
+        )
+        for name, since in came.items()
+        if now - since > stale_minutes * 60
+    ]
+    alert(home, *told)
 
 
 def _request(ledger: Ledger, registry: Registry, path: Path, content: str, decision: Decision) -> dg.RunRequest:

@@ -7,6 +7,7 @@ What lives here: when a file is complete, new, or to be tried again. What does n
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -43,11 +44,15 @@ class IncomingFile:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do about a file: `wait`, `skip` (leave it), `done` (move it away) or `run`, and why."""
+    """What to do about a file: `wait`, `skip` (leave it), `done` (move it away) or `run`, and why.
+
+    `asked` is when the run that is waited for was asked for, in seconds since 1970.
+    """
 
     name: str
     action: str
     reason: str = ""
+    asked: float | None = None
 
 
 def is_complete(file: IncomingFile, former: Mapping[str, list[float]], now: float, settle_seconds: float) -> bool:
@@ -112,7 +117,7 @@ def _decide_delivery(
         return Decision(file.name, "done", f"the same content was refused already: {delivery.reason}")
     state = run_states.get(run_key(delivery), "none")
     if state == "running":
-        return Decision(file.name, "wait", "its run is under way")
+        return Decision(file.name, "wait", "its run is under way", delivery.updated)
     if state == "none":
         return Decision(file.name, "run", "its run was never started")
     if delivery.attempts < MOST_ATTEMPTS or delivery.updated < file.modified <= now:
@@ -143,19 +148,15 @@ def list_incoming(folder: Path) -> list[IncomingFile]:
     return files
 
 
-def stale_files(folder: Path, names: Iterable[str], now: float, stale_seconds: float) -> list[tuple[str, float]]:
-    """Those of the files that came into the folder longer ago than `stale_seconds`, and when, in seconds since 1970.
+def arrivals(folder: Path, names: Iterable[str]) -> dict[str, float]:
+    """When files came into the folder, in seconds since 1970; of those that are gone nothing.
 
-    When a file came is when its inode last changed: a copy may keep the time at which its content was written.
+    That is when a file's inode last changed: a copy may keep the time at which its content was written.
     """
-    found = []
+    found = {}
     for name in names:
-        try:
-            came = (folder / name).lstat().st_ctime
-        except OSError:
-            continue  # moved away while we looked
-        if now - came > stale_seconds:
-            found.append((name, came))
+        with suppress(OSError):  # moved away while we looked
+            found[name] = (folder / name).lstat().st_ctime
     return found
 
 

@@ -23,7 +23,7 @@ from junk_leads.steps.scoring.scoring import ScoringModel
 from junk_leads.steps.watching.profiles import Profile
 from junk_leads.stores.mlflow_store import alias_of, client_of, downloaded, plain_errors
 from junk_leads.stores.model_files import load_profile, load_scoring_model, refuse_changed_folder
-from junk_leads.stores.telling.alerting import alert
+from junk_leads.stores.telling.alerting import Alert, alert
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -277,7 +277,7 @@ class Registry:
         why = why or f"rolled back from version {current}"
         self.promote(former, PRODUCTION, why=why, by=by, evidence={"rollback": True})
         told = f"version {former} is in production again, in place of version {current} ({why})"
-        alert(self.home, "champion rolled back", f"rollback:{time.time_ns()}", told)
+        alert(self.home, Alert("champion rolled back", f"rollback:{time.time_ns()}", told))
         return former
 
     def history(self) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 import pytest
@@ -25,11 +26,11 @@ from junk_leads.home import Home
 from junk_leads.stores.incoming import (
     MOST_ATTEMPTS,
     IncomingFile,
+    arrivals,
     decide,
     is_complete,
     list_incoming,
     run_key,
-    stale_files,
     with_contents,
 )
 from junk_leads.stores.ledger import Delivery, Ledger, content_of
@@ -62,10 +63,13 @@ def key(attempts: int = 1, content: str = "sha-1") -> str:
 # What is told of
 
 
-def incoming_evaluated(home: Home, instance: dg.DagsterInstance, stale_minutes: float) -> None:
+def incoming_evaluated(
+    home: Home, instance: dg.DagsterInstance, stale_minutes: float, cursor: str | None = None
+) -> Any:
     sensor = make_incoming_sensor(interval_seconds=1, settle_seconds=0, stale_minutes=stale_minutes)
-    with dg.build_sensor_context(instance=instance, resources={"home": HomeResource(root=str(home.root))}) as context:
-        sensor.evaluate_tick(context)
+    resources = {"home": HomeResource(root=str(home.root))}
+    with dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources) as context:
+        return sensor(context)
 
 
 def test_a_file_that_waits_for_too_long_is_told_of_once_with_the_reason(home: Home) -> None:
@@ -96,12 +100,37 @@ def test_how_long_a_file_has_been_waiting_is_told_in_hours_beyond_an_hour(
     assert (f"two lines.xlsx has been waiting in incoming/ for {told}: not named" in line) == bool(told)
 
 
-def test_stale_is_what_came_long_ago_and_is_still_there(tmp_path: Path) -> None:
+def test_when_a_file_came_is_told_while_it_is_there(tmp_path: Path) -> None:
     (tmp_path / "here.csv").touch()
+    os.utime(tmp_path / "here.csv", (0, 0))
     came = (tmp_path / "here.csv").stat().st_ctime
-    names = ["here.csv", "gone.csv"]
-    assert stale_files(tmp_path, names, came + 61, 60) == [("here.csv", came)]
-    assert stale_files(tmp_path, names, came + 59, 60) == []
+    assert arrivals(tmp_path, ["here.csv", "gone.csv"]) == {"here.csv": came}
+    assert time.time() - came < 60
+
+
+def test_files_that_came_while_nobody_looked_are_not_told_of_but_runs_that_do_not_start_are(
+    home: Home, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for drop in ("july", "august"):
+        os.replace(write_csv(f"{drop}.csv"), home.incoming / f"{drop}.csv")
+    came = time.time()
+    with dg.DagsterInstance.ephemeral() as instance, monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: came + 7_200)
+        first = incoming_evaluated(home, instance, 60)
+        second = incoming_evaluated(home, instance, 60, first.cursor)
+        assert (len(first.run_requests), len(second.run_requests)) == (0, 2)
+        for request in second.run_requests:
+            tags = {"dagster/run_key": request.run_key}
+            instance.add_run(dg.DagsterRun("data_pipeline", str(uuid4()), tags=tags, status=dg.DagsterRunStatus.STARTING))
+        incoming_evaluated(home, instance, 60, second.cursor)
+        assert not home.alerts.exists()
+        patch.setattr(time, "time", lambda: came + 7_200 + 3_601)
+        incoming_evaluated(home, instance, 60, second.cursor)
+    lines = [line.partition("  ")[2] for line in home.alerts.read_text().splitlines()]
+    assert sorted(lines) == [
+        f"stale folder: {drop}.csv has been waiting in incoming/ for 1.0 h: its run is under way"
+        for drop in ("august", "july")
+    ]
 
 
 # What is decided

@@ -12,7 +12,9 @@ import pytest
 
 from junk_leads.home import Home
 from junk_leads.stores.telling import alerting
-from junk_leads.stores.telling.alerting import TRIES, WEBHOOK, alert
+from junk_leads.stores.telling.alerting import MOST_POSTED, TRIES, WEBHOOK, Alert, alert
+
+ONE = Alert("k", "e", "text")
 
 
 @contextmanager
@@ -51,7 +53,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_alert_is_one_line_with_its_time(home: Home) -> None:
-    assert alert(home, "run failed", "failed:1", "data_pipeline\nof july")
+    assert alert(home, Alert("run failed", "failed:1", "data_pipeline\nof july"))
     (line,) = home.alerts.read_text().splitlines()
     when, what = line.split("  ", 1)
     assert when.endswith("+00:00")
@@ -59,20 +61,45 @@ def test_an_alert_is_one_line_with_its_time(home: Home) -> None:
 
 
 def test_an_event_is_told_once_whoever_tells_it(home: Home) -> None:
-    assert [alert(home, "k", "e", "text") for _ in range(3)] == [True, False, False]
-    assert alert(home, "k", "another", "text")
+    assert [alert(home, ONE) for _ in range(3)] == [[ONE], [], []]
+    another = Alert("k", "another", "text")
+    assert alert(home, ONE, another, another) == [another]
     assert len(home.alerts.read_text().splitlines()) == 2
 
 
 def test_a_webhook_that_fails_at_first_is_told_in_the_end(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     with listening(lambda n: 503 if n < 3 else 200) as (url, told):
         monkeypatch.setenv(WEBHOOK, url)
-        alert(home, "drop refused", "e", "july (july.csv): 200 of 1,000 rows rejected")
+        alert(home, Alert("drop refused", "e", "july (july.csv): 200 of 1,000 rows rejected"))
     assert len(told) == 3
     kind, body = told[-1]
     assert kind == "application/json"
     assert body["text"] == "junk_leads: drop refused: july (july.csv): 200 of 1,000 rows rejected"
     assert len(home.alerts.read_text().splitlines()) == 1
+
+
+def test_many_at_once_are_many_lines_and_one_post(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [Alert("run failed", f"e{n}", f"of drop {n}") for n in range(MOST_POSTED + 2)]
+    with listening(lambda _: 200) as (url, told):
+        monkeypatch.setenv(WEBHOOK, url)
+        alert(home, *many)
+        alert(home, Alert("drop refused", "a", "a"), Alert("drop blocked", "b", "b"))
+    first, second = (body for _, body in told)
+    lines = first["text"].splitlines()
+    assert (lines[0], lines[-1]) == (f"junk_leads: {len(many)} alerts", "and 2 more: look into alerts.log")
+    assert lines[1:-1] == [f"run failed: of drop {n}" for n in range(MOST_POSTED)]
+    assert (first["kind"], second["kind"]) == ("run failed", "drop refused, drop blocked")
+    assert len(home.alerts.read_text().splitlines()) == len(many) + 2
+
+
+def test_a_webhook_that_does_not_answer_is_waited_for_once_for_many(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listening(lambda _: 404) as (url, told):
+        monkeypatch.setenv(WEBHOOK, url)
+        alert(home, *(Alert("k", f"e{n}", "text") for n in range(200)))
+    assert len(told) == 1
+    assert home.alerts.read_text().endswith(f"the webhook was not told of them (HTTP status 404); check {WEBHOOK}\n")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +111,7 @@ def test_a_webhook_that_keeps_failing_is_told_of_in_the_log_and_stops_nothing(
 ) -> None:
     with listening(lambda _: status) as (url, told):
         monkeypatch.setenv(WEBHOOK, url)
-        assert alert(home, "k", "e", "text")
+        assert alert(home, ONE)
     assert len(told) == tries
     first, second = home.alerts.read_text().splitlines()
     assert first.endswith("k: text")
@@ -100,7 +127,7 @@ def test_a_webhook_that_does_not_answer_is_waited_for_a_limited_time(
     started = time.monotonic()
     with listening(lambda _: None) as (url, _):
         monkeypatch.setenv(WEBHOOK, url)
-        alert(home, "k", "e", "text")
+        alert(home, ONE)
         assert time.monotonic() - started < 2
     assert "TimeoutError" in home.alerts.read_text()
 
@@ -108,5 +135,5 @@ def test_a_webhook_that_does_not_answer_is_waited_for_a_limited_time(
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "not an address", "file:///etc/passwd"])
 def test_an_address_that_is_none_is_told_of_in_the_log(home: Home, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv(WEBHOOK, url)
-    alert(home, "k", "e", "text")
+    alert(home, ONE)
     assert len(home.alerts.read_text().splitlines()) == 2

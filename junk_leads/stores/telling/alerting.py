@@ -9,7 +9,9 @@ import os
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from junk_leads.home import Home
 from junk_leads.stores.ledger import opened
@@ -17,34 +19,62 @@ from junk_leads.stores.ledger import opened
 WEBHOOK = "JUNK_LEADS_WEBHOOK"
 TRIES = 4
 PAUSE_SECONDS = 0.5  # before the second try; twice as long before each one more
+MOST_POSTED = 20  # alerts in one POST; of more, so many
 POST_SECONDS = 3.0  # most that one try takes to connect, and to answer
 
 _TABLE = "CREATE TABLE IF NOT EXISTS alerts (event TEXT PRIMARY KEY, kind TEXT, told_at REAL) WITHOUT ROWID"
 
 
-def alert(home: Home, kind: str, event: str, text: str) -> bool:
-    """Tell of an event, once; returns whether it had not been told yet.
+class Alert(NamedTuple):
+    """`kind` is what happened in a word or two, `event` what tells it from every other, `text` one plain line."""
 
-    `kind` is what happened in a word or two, `event` what tells it from every other, `text` one plain line. It never
-    raises for a webhook that does not answer: that is told in the log. Killed meanwhile, it may tell twice, not never.
+    kind: str
+    event: str
+    text: str
+
+    @property
+    def line(self) -> str:
+        """What is told."""
+        return " ".join(f"{self.kind}: {self.text}".split())
+
+
+def alert(home: Home, *alerts: Alert) -> list[Alert]:
+    """Tell of events, each once; returns those that had not been told yet.
+
+    Several at once are several lines and one POST, so that a webhook that does not answer is waited for once. It never
+    raises for such a webhook: that is told in the log. Killed meanwhile, it may tell twice, not never.
     """
-    line = " ".join(f"{kind}: {text}".split())
+    if not alerts:
+        return []
     with opened(home) as db:
         db.execute(_TABLE)
-        if not db.execute("INSERT OR IGNORE INTO alerts VALUES (?, ?, ?)", [event, kind, time.time()]).rowcount:
-            return False
-        _log(home, line)
+        row = "INSERT OR IGNORE INTO alerts VALUES (?, ?, ?)"
+        told = [one for one in alerts if db.execute(row, [one.event, one.kind, time.time()]).rowcount]
+        _log(home, [one.line for one in told])
     url = os.environ.get(WEBHOOK)
-    if url:
-        problem = _post(url, {"text": f"junk_leads: {line}", "kind": kind, "home": str(home.root)})
+    if url and told:
+        problem = _post(url, {**_message(told), "home": str(home.root)})
         if problem:
-            _log(home, f"the webhook was not told of it ({problem}); check {WEBHOOK}")
-    return True
+            of = "it" if len(told) == 1 else "them"
+            _log(home, [f"the webhook was not told of {of} ({problem}); check {WEBHOOK}"])
+    return told
 
 
-def _log(home: Home, line: str) -> None:
-    with home.alerts.open("a", encoding="utf-8") as file:
-        file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')}  {line}\n")
+def _log(home: Home, lines: Sequence[str]) -> None:
+    if lines:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with home.alerts.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{now}  {line}\n" for line in lines))
+
+
+def _message(told: Sequence[Alert]) -> dict[str, str]:
+    kinds = dict.fromkeys(one.kind for one in told)
+    if len(told) == 1:
+        return {"text": f"junk_leads: {told[0].line}", "kind": told[0].kind}
+    lines = [f"junk_leads: {len(told)} alerts", *(one.line for one in told[:MOST_POSTED])]
+    if len(told) > MOST_POSTED:
+        lines.append(f"and {len(told) - MOST_POSTED} more: look into alerts.log")
+    return {"text": "\n".join(lines), "kind": ", ".join(kinds)}
 
 
 def _post(url: str, content: dict[str, str]) -> str:
