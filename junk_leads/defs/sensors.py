@@ -21,6 +21,7 @@ from junk_leads.errors import DropRefused, NoChampion, RegistryError
 from junk_leads.home import Home
 from junk_leads.reference import lead_schema
 from junk_leads.steps.leads.reading import read_header
+from junk_leads.steps.pages.sentences import listed
 from junk_leads.stores.incoming import (
     Decision,
     IncomingFile,
@@ -36,6 +37,9 @@ from junk_leads.stores.telling.alerting import Alert, alert
 
 LOOK_SECONDS = 0.25
 TOGETHER_SECONDS = 1.0
+AT_ONCE = 500  # runs asked after at once
+MOST_NAMED = 5  # files of which the same is said
+_RUN_KEY = "dagster/run_key"
 
 
 def make_incoming_sensor(
@@ -75,19 +79,20 @@ def make_incoming_sensor(
                 except RegistryError as error:
                     # the file waits: without the registry nobody knows whether it is to be scored
                     reason = str(error)
-                    reasons.append(f"{file.name}: {reason}")
+                    reasons.append((file.name, reason))
                     left[file.name] = reason, None
             else:
-                reasons.append(f"{_shown(file.name)}: {reason}")
+                reasons.append((file.name, reason))
             if decision.action == "done":
                 _done(ledger, folder / file.name, file.content)
             if decision.action == "skip" or decision.asked is not None:
                 left[file.name] = reason, decision.asked
-            context.log.info(f"{decision.action}: {_shown(file.name)}: {reason}")
+            if decision.action != "wait":
+                context.log.info(f"{decision.action}: {_shown(file.name)}: {reason}")
         _tell_of_stale(home.home, left, time.time(), stale_minutes)
         return dg.SensorResult(
             run_requests=requests,
-            skip_reason=None if requests else ("; ".join(reasons) or "nothing in incoming/"),
+            skip_reason=None if requests else (_said(reasons) or "nothing in incoming/"),
             cursor=json.dumps({file.name: file.mark for file in files}),
             dynamic_partitions_requests=[DROPS.build_add_request([str(r.partition_key) for r in requests])],
         )
@@ -116,10 +121,10 @@ def _watch(
         former = {file.name: file.mark for file in files}
         if files != looked_at:
             looked_at = files
-            drops = dict.fromkeys(drop_key(file.name) for file in files if file.content)
-            states = _run_states(instance, [d for d in _deliveries(ledger, drops) if d.status == "waiting"])
+            drops = {drop_key(file.name) for file in files if file.content}
+            states = _run_states(instance, [d for d in ledger.deliveries_of(*drops) if d.status == "waiting"])
             # read again: a run that had succeeded by then had settled its delivery before, which is not to run again
-            decisions = decide(files, _deliveries(ledger, drops), states, now)
+            decisions = decide(files, ledger.deliveries_of(*drops), states, now)
             if any(decision.action in ("run", "done") for decision in decisions):
                 copied = any(decision.action == "wait" for decision in decisions)
                 end = min(end, time.monotonic() + (TOGETHER_SECONDS if copied else 0.0))
@@ -128,8 +133,12 @@ def _watch(
         time.sleep(LOOK_SECONDS)
 
 
-def _deliveries(ledger: Ledger, drops: Iterable[str]) -> list[Delivery]:
-    return [delivery for drop in drops for delivery in ledger.deliveries_of(drop)]
+def _said(reasons: Iterable[tuple[str, str]]) -> str:
+    """Why files are left, those of one reason together."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons:
+        names.setdefault(reason, []).append(_shown(name))
+    return "; ".join(f"{listed(of, MOST_NAMED)}: {reason}" for reason, of in names.items())
 
 
 def _tell_of_stale(home: Home, left: Mapping[str, tuple[str, float | None]], now: float, stale_minutes: float) -> None:
@@ -186,13 +195,13 @@ def _done(ledger: Ledger, path: Path, content: str) -> None:
 
 
 def _run_states(instance: dg.DagsterInstance, waiting: Sequence[Delivery]) -> dict[str, str]:
-    states = {}
-    for delivery in waiting:
-        runs = instance.get_runs(filters=dg.RunsFilter(tags={"dagster/run_key": run_key(delivery)}), limit=1)
-        if runs:
-            finished = runs[0].status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
-            succeeded = runs[0].status is dg.DagsterRunStatus.SUCCESS
-            states[run_key(delivery)] = "failed" if finished else "done" if succeeded else "running"
+    states: dict[str, str] = {}
+    keys = [run_key(delivery) for delivery in waiting]
+    for first in range(0, len(keys), AT_ONCE):
+        for run in instance.get_runs(dg.RunsFilter(tags={_RUN_KEY: keys[first : first + AT_ONCE]})):
+            finished = run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+            succeeded = run.status is dg.DagsterRunStatus.SUCCESS
+            states.setdefault(run.tags[_RUN_KEY], "failed" if finished else "done" if succeeded else "running")
     return states
 
 

@@ -25,6 +25,7 @@ from junk_leads.engine.shards import MANIFEST
 from junk_leads.engine.table_parts import SUFFIX, has_table, parts_of
 from junk_leads.errors import DropRefused, JunkLeadsError
 from junk_leads.home import Home
+from junk_leads.steps.pages.sentences import listed
 from junk_leads.steps.sql import quoted
 from junk_leads.stores.ledger import Delivery, Ledger, content_of
 from junk_leads.stores.warehouse import HOLDINGS, LAST, RESTORE, connect, holds
@@ -328,5 +329,4 @@ def _left_over(platform: "Platform") -> Iterator[Finding]:
 
 
 def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(repr(name) for name in names[:MOST_NAMED]) + more
+    return listed([repr(name) for name in names], MOST_NAMED)

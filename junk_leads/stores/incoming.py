@@ -17,6 +17,7 @@ from junk_leads.steps.leads.splitting import NAMED, SUFFIXES
 from junk_leads.stores.ledger import Delivery, content_of, drop_key
 
 MOST_ATTEMPTS = 3
+MOST_UNDER_WAY = 100  # runs asked for at a time: thousands would be asked after at every look
 PARQUET_END = b"PAR1"
 UNENDED = 3.0  # how many times as long a file must be at rest that does not end as a whole one does
 _UNFINISHED_NAMES = (".part", ".tmp", ".crdownload", ".filepart", "~")
@@ -70,7 +71,7 @@ def decide(
 
     `files` without a content are not complete yet; `run_states` says of each run key whether its run is
     `running`, `failed` or `done` (absent: there is no run); `now` is in seconds since 1970. One delivery of
-    a drop is under way at a time.
+    a drop is under way at a time, and not more than MOST_UNDER_WAY of all.
     """
     known = {(d.drop, d.content): d for d in deliveries}
     newest = {d.drop: d for d in deliveries}
@@ -99,6 +100,10 @@ def decide(
             decisions.append(decision)
             if decision.action in ("run", "wait"):
                 busy.add(drop)
+    under_way = sum(decision.asked is not None for decision in decisions)
+    asked_for = [place for place, decision in enumerate(decisions) if decision.action == "run"]
+    for place in asked_for[max(MOST_UNDER_WAY - under_way, 0) :]:
+        decisions[place] = Decision(decisions[place].name, "wait", f"{MOST_UNDER_WAY} others come first")
     return decisions
 
 
@@ -186,7 +191,7 @@ def with_contents(
     return found
 
 
-@lru_cache(maxsize=1_000)
+@lru_cache(maxsize=100_000)
 def _content_of(path: Path, size: float, modified: float) -> str:
     """The content of a file, looked at once for as long as its mark stays: a large file waits for many looks."""
     return content_of(path)

@@ -128,10 +128,11 @@ class Ledger:
         with opened(self.home) as db:
             return [self._delivery(row) for row in db.execute("SELECT * FROM deliveries ORDER BY number")]
 
-    def deliveries_of(self, drop: str) -> list[Delivery]:
-        """Every delivery of a drop, oldest first."""
+    def deliveries_of(self, *drops: str) -> list[Delivery]:
+        """Every delivery of some drops, oldest first."""
+        one_of = "drop_key IN (SELECT value FROM json_each(?))"
         with opened(self.home) as db:
-            rows = db.execute("SELECT * FROM deliveries WHERE drop_key = ? ORDER BY number", [drop])
+            rows = db.execute(f"SELECT * FROM deliveries WHERE {one_of} ORDER BY number", [json.dumps(drops)])
             return [self._delivery(row) for row in rows]
 
     def newest(self, drop: str) -> Delivery:

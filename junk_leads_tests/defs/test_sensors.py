@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from junk_leads.errors import DropRefused, NoChampion, RegistryError
 from junk_leads.home import Home
 from junk_leads.stores.incoming import (
     MOST_ATTEMPTS,
+    MOST_UNDER_WAY,
     IncomingFile,
     arrivals,
     decide,
@@ -121,7 +123,9 @@ def test_files_that_came_while_nobody_looked_are_not_told_of_but_runs_that_do_no
         assert (len(first.run_requests), len(second.run_requests)) == (0, 2)
         for request in second.run_requests:
             tags = {"dagster/run_key": request.run_key}
-            instance.add_run(dg.DagsterRun("data_pipeline", str(uuid4()), tags=tags, status=dg.DagsterRunStatus.STARTING))
+            instance.add_run(
+                dg.DagsterRun("data_pipeline", str(uuid4()), tags=tags, status=dg.DagsterRunStatus.STARTING)
+            )
         incoming_evaluated(home, instance, 60, second.cursor)
         assert not home.alerts.exists()
         patch.setattr(time, "time", lambda: came + 7_200 + 3_601)
@@ -285,6 +289,20 @@ def test_decision(case: str) -> None:
     files, deliveries, states, expected = DECISIONS[case]
     decisions = decide(files, deliveries, states, NOW)
     assert [(d.name, d.action, d.reason) for d in decisions] == expected
+
+
+def test_of_many_files_the_oldest_are_asked_for_and_no_more_than_may_be_under_way() -> None:
+    files = [file(f"d{n}.csv", f"sha-{n}", modified=float(n)) for n in range(MOST_UNDER_WAY + 50)]
+    running = [delivery(content=f"sha-{n}", drop=f"d{n}") for n in range(30, MOST_UNDER_WAY)]
+    states = {run_key(d): "running" for d in running}
+    random.Random(1).shuffle(files)
+    decisions = decide(files, running, states, NOW)
+    asked = [d.name for d in decisions if d.action == "run"]
+    assert asked == [f"d{n}.csv" for n in range(30)]
+    assert [d.name for d in decisions if d.asked] == [f"d{n}.csv" for n in range(30, MOST_UNDER_WAY)]
+    left = [(d.name, d.reason) for d in decisions[MOST_UNDER_WAY:]]
+    assert left == [(f"d{n}.csv", "100 others come first") for n in range(MOST_UNDER_WAY, MOST_UNDER_WAY + 50)]
+    assert {d.action for d in decide(files, [], {}, NOW)[:MOST_UNDER_WAY]} == {"run"}
 
 
 @pytest.mark.parametrize(
@@ -541,7 +559,9 @@ def test_a_run_that_succeeds_during_a_look_is_not_asked_for_again(
     assert (delivery.status, delivery.path.parent, path.exists()) == ("accepted", incoming.home.archive, False)
 
 
-def test_what_became_of_a_run_is_told_of_its_own_delivery(incoming: Incoming, put: Callable[..., Path]) -> None:
+def test_what_became_of_a_run_is_told_of_its_own_delivery(
+    incoming: Incoming, put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = {
         "july": (dg.DagsterRunStatus.FAILURE, "failed"),
         "june": (dg.DagsterRunStatus.CANCELED, "failed"),
@@ -556,6 +576,7 @@ def test_what_became_of_a_run_is_told_of_its_own_delivery(incoming: Incoming, pu
         status, _ = names[str(request.partition_key)]
         if status is not None:
             incoming.start(request, status)
+    monkeypatch.setattr(sensors, "AT_ONCE", 2)
     states = sensors._run_states(incoming.instance, incoming.ledger.deliveries())
     told = {delivery.drop: states.get(run_key(delivery)) for delivery in incoming.ledger.deliveries()}
     assert told == {name: state for name, (_, state) in names.items()}
@@ -680,7 +701,8 @@ def test_files_with_odd_names_are_requested_or_told_and_keep_no_other_file_waiti
     assert len({request.partition_key for request in requests}) == 6
     for request in requests:
         incoming.start(request, dg.DagsterRunStatus.STARTED)
-    assert "fine.csv: its run is under way" in incoming.skipped()
+    names, _, _ = incoming.skipped().partition(": its run is under way")
+    assert names == f"two lines.csv, 😀.csv, it's; --.csv, x[1].csv, {'n' * 251}.csv and 1 more"
 
 
 def test_a_file_that_the_archive_has_under_another_name_is_taken_away(

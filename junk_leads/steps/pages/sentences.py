@@ -119,5 +119,10 @@ _DIFFERENCES = (("missing", "lacks"), ("unexpected", "has also"))
 
 
 def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(str(name)[:LONGEST_NAME] for name in names[:MOST_NAMES])
-    return shown + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
+    return listed([str(name)[:LONGEST_NAME] for name in names], MOST_NAMES)
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first `most` of some names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
