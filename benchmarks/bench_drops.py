@@ -9,6 +9,7 @@ really ingested and divided among them, and the costs of what a person does next
 
 import argparse
 import json
+import shutil
 import sqlite3
 import statistics
 import tempfile
@@ -86,6 +87,11 @@ def _costs(folder: Path, drops: int, leads: int, rounds: int) -> dict[str, float
         train = [_seconds(lambda: opened.train({})) for _ in range(rounds)]
         history = [_seconds(lambda: renew_history(home, opened.instance)) for _ in range(rounds)]
         look = [_seconds(lambda: _look(home, opened.instance)) for _ in range(rounds)]
+        for number in range(drops):
+            shutil.copyfile(files[0], home.incoming / f"waiting{number}.csv")
+        seen = _look(home, opened.instance)
+        crowded = [_seconds(lambda: _look(home, opened.instance, seen)) for _ in range(rounds)]
+        shutil.rmtree(home.incoming)
         with connect(home.warehouse) as con:
             read = [_seconds(lambda: rows_of(con, "cleaned_leads", [SEED]).fetchall()) for _ in range(rounds)]
     costs = {
@@ -93,6 +99,7 @@ def _costs(folder: Path, drops: int, leads: int, rounds: int) -> dict[str, float
         "train": train,
         "the history renewed": history,
         "a look of the sensor": look,
+        "a look at as many files": crowded,
         "the rows of a drop": read,
     }
     with servers(home.root) as port:
@@ -122,7 +129,7 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def _look(home: Home, instance: object) -> None:
+def _look(home: Home, instance: object, seen: str | None = None) -> str:
     import dagster as dg
 
     from junk_leads.definitions import build_defs
@@ -133,10 +140,11 @@ def _look(home: Home, instance: object) -> None:
     _DEFINITIONS = _DEFINITIONS or build_defs(home)
     context = dg.build_sensor_context(
         instance=instance,  # type: ignore[arg-type]
+        cursor=seen,
         definitions=_DEFINITIONS,  # type: ignore[arg-type]
         resources={"home": HomeResource(root=str(home.root))},
     )
-    make_incoming_sensor(interval_seconds=5, settle_seconds=3)(context)
+    return str(make_incoming_sensor(interval_seconds=5, settle_seconds=0)(context).cursor)  # type: ignore[union-attr]
 
 
 _DEFINITIONS: object = None
