@@ -156,8 +156,8 @@ def _divide(home: Home, drops: int, each: int) -> None:
 
     names = [f"drop{number:06}" for number in range(1, drops)]
     with connect(home.warehouse) as con:
-        columns = "SELECT table_name, list(column_name) FROM duckdb_columns() WHERE NOT internal GROUP BY table_name"
-        for table, has in con.execute(columns).fetchall():
+        tables = "SELECT table_name, list(column_name) FROM duckdb_columns() WHERE NOT internal GROUP BY table_name"
+        for table, has in con.execute(tables).fetchall():
             if "lead_number" in has:  # rows of leads
                 of_lead = "?[(lead_number - 1) // ? + 1]"
                 con.execute(

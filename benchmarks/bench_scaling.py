@@ -12,8 +12,10 @@ Great Expectations and the warehouse, which stay on one machine and are measured
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter, process_time
+from typing import Any
 
 import duckdb
 import psutil
@@ -76,7 +78,7 @@ def run(workers: int, shards: Path, folder: Path, home: Path | None) -> dict[str
         executor.map(load, list(range(workers * 4)))  # imports are of the workers' start, not of the work
         urls = find_shards(str(shards))
 
-        def step(name, work):
+        def step(name: str, work: Callable[[str], Any]) -> Any:
             started, head, there = perf_counter(), process_time(), used_by_workers()
             result = work(str(folder / name))
             found[name] = {
@@ -111,7 +113,18 @@ def run(workers: int, shards: Path, folder: Path, home: Path | None) -> dict[str
                     con, executor, cleaned.parts, groups.parts, model.encoder, folder=to, looks={}
                 ),
             )
-            step("score", lambda to: drops.score_drop(con, executor, encoded.parts, model, folder=to, looks={}))
+            step(
+                "score",
+                lambda to: drops.score_drop(
+                    con,
+                    executor,
+                    encoded.parts,
+                    model,
+                    folder=f"{to}/predictions",
+                    reasons_folder=f"{to}/reasons",
+                    looks={},
+                ),
+            )
         memory = max(process.memory_info().rss for process in worker_processes()) / 1e6
     names = list(found)
     found["all"] = {figure: sum(found[name][figure] for name in names) for figure in found["hash"]}
@@ -130,7 +143,7 @@ def worker_processes() -> list[psutil.Process]:
 
 def used_by_workers() -> float:
     times = [process.cpu_times() for process in worker_processes()]
-    return sum(time.user + time.system for time in times)
+    return float(sum(time.user + time.system for time in times))
 
 
 def fastest(runs: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:

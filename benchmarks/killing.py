@@ -105,7 +105,7 @@ def _look(root: Path) -> None:
     """One look of the sensor at `incoming/`, and the runs that it asks for, as Dagster's daemon does them by turns."""
     import dagster as dg
 
-    from junk_leads.defs.after_runs import after_run, renew_history
+    from junk_leads.defs.after_runs import after_runs, renew_history
     from junk_leads.defs.resources import HomeResource
     from junk_leads.defs.sensors import make_incoming_sensor
     from junk_leads.home import Home
@@ -132,7 +132,7 @@ def _look(root: Path) -> None:
                     tags={**request.tags, "dagster/run_key": request.run_key},
                     raise_on_error=False,
                 )
-                after_run(at.home, at.instance, run.run_id)
+                after_runs(at.home, at.instance, [run.run_id], failed=not run.success)
         renew_history(at.home, at.instance)  # as the daemon does after a run whose end it had not seen yet
 
 
@@ -244,7 +244,8 @@ def account(root: Path) -> dict[str, Any]:
         else ""
         for folder in _KEPT
         for path in sorted((root / folder).rglob("*"))
-        if path.is_file()
+        # of a training that had ended nothing is done again: what is left of a published table the next run's end takes
+        if path.is_file() and (folder, path.suffix) != ("tables", ".part")
     }
     registry = Registry(home)
     with opened_instance(home) as instance:

@@ -26,21 +26,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import killing
 import pyarrow as pa
 from pyarrow import parquet
 
 Trial = Callable[[Path, random.Random], str]  # a folder, chance; returns what went wrong, empty when nothing did
+Work = TypeVar("Work", bound=Trial)
 TRIALS: dict[str, tuple[Trial, int]] = {}
 ROWS = 3_000
 
 
-def trial(times: int) -> Callable[[Trial], Trial]:
+def trial(times: int) -> Callable[[Work], Work]:
     """Register a trial under its function's name; `times` is how often it is done unless told otherwise."""
 
-    def register(work: Trial) -> Trial:
+    def register(work: Work) -> Work:
         TRIALS[work.__name__] = (work, times)
         return work
 
@@ -247,7 +248,7 @@ def kills(folder: Path, chance: random.Random) -> str:
         where = killing.killed_at(killing.Command(home, *last, traced=True), at, log, after=after)
         log.unlink()
     note_hit(f"{name}: {where}")
-    settled = {  # what was done before the kill, and would be done once more
+    settled: dict[str, Callable[[], bool]] = {  # what was done before the kill, and would be done once more
         "backup": backup.exists,
         "rollback": lambda: is_rolled_back(home),
         "train": lambda: trained(home) == 3,
@@ -545,9 +546,9 @@ def odd_file(chance: random.Random, names: Sequence[str]) -> tuple[bytes, str, i
         parquet.write_table(pa.Table.from_arrays([pa.array(cells, pa.string()) for cells in columns], header), out)
         return out.getvalue(), suffix, len(whole)
     text = io.StringIO()
-    end, quoting = chance.choice(("\n", "\r\n", "\r")), chance.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
-    quoting = csv.QUOTE_ALL if end == "\r" else quoting  # the module leaves a lone line feed without quotes there
-    writer = csv.writer(text, lineterminator=end, quoting=quoting)
+    end, all_quoted = chance.choice(("\n", "\r\n", "\r")), chance.choice((False, True))
+    quoted = all_quoted or end == "\r"  # the module leaves a lone line feed without quotes there
+    writer = csv.writer(text, lineterminator=end, quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL)
     writer.writerow(header)
     for row in rows:
         writer.writerow(row)
