@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,10 +26,12 @@ from junk_leads.engine.shards import MANIFEST
 from junk_leads.engine.table_parts import SUFFIX, has_table, parts_of
 from junk_leads.errors import DropRefused, JunkLeadsError
 from junk_leads.home import Home
+from junk_leads.steps.leads.splitting import CAPS
 from junk_leads.steps.pages.sentences import listed
 from junk_leads.steps.sql import quoted
 from junk_leads.stores.ledger import Delivery, Ledger, content_of
-from junk_leads.stores.warehouse import HOLDINGS, LAST, RESTORE, connect, holds
+from junk_leads.stores.telling.alerting import webhook
+from junk_leads.stores.warehouse import HOLDINGS, LAST, RESTORE, connect, holds, patience_seconds
 
 if TYPE_CHECKING:
     from junk_leads.running.launching import Platform
@@ -68,6 +71,17 @@ def first_look(home: Home) -> list[Finding]:
         return []  # whoever needs it is told then
 
 
+def wrong_settings() -> Iterator[str]:
+    """What is wrong with the settings that are read when they are needed; the others are read at every start."""
+    caps = [partial(getattr, cap, "value") for cap in CAPS]
+    reading: list[Callable[[], object]] = [memory_limit, patience_seconds, webhook, *caps]
+    for read in reading:
+        try:
+            read()
+        except JunkLeadsError as error:
+            yield str(error)
+
+
 def examine(platform: "Platform") -> list[Finding]:
     """Everything that is wrong with a home, the gravest first. Reads every archived file and model once."""
     found: list[Finding] = []
@@ -76,7 +90,8 @@ def examine(platform: "Platform") -> list[Finding]:
             with failures_told():
                 found.extend(look(platform))
         except JunkLeadsError as error:
-            found.append(Finding(str(error), RESTORE))
+            if str(error) not in [finding.what for finding in found]:  # a setting that every look needs
+                found.append(Finding(str(error), RESTORE))
     return found
 
 
@@ -95,8 +110,8 @@ def mend(findings: Sequence[Finding]) -> list[tuple[Finding, str]]:
 
 
 def _settings(platform: "Platform") -> Iterator[Finding]:
-    """A memory limit that is none, and a disk that is nearly full; other settings are refused at every start."""
-    memory_limit()
+    """Settings that are read when they are needed, and a disk that is nearly full."""
+    yield from (Finding(problem, "set it so, or not at all") for problem in wrong_settings())
     free = shutil.disk_usage(platform.home.root).free
     if free < LEAST_FREE:
         yield Finding(f"the disk of {platform.home.root} has {told(free)} left", "free some space")

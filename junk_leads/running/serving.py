@@ -16,7 +16,7 @@ from typing import IO
 
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
-from junk_leads.running.doctor import first_look
+from junk_leads.running.doctor import first_look, wrong_settings
 from junk_leads.running.guard import stop
 from junk_leads.running.guarded_ui import answered_names
 from junk_leads.running.instance import opened_instance
@@ -29,8 +29,13 @@ _STOPPED_WITHIN = 60.0  # seconds in which the servers of a process that was kil
 def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[[str], None]) -> None:
     """Serve until interrupted, or until one of the servers ends; raises JunkLeadsError in the latter case.
 
-    A home is served once: two daemons would start each run twice. Raises JunkLeadsError when it is served already.
+    A home is served once: two daemons would start each run twice. Raises JunkLeadsError when it is served already, and
+    for a setting that the servers or their runs would refuse.
     """
+    import junk_leads.definitions  # noqa: F401  reads settings, as the servers will
+
+    for problem in wrong_settings():
+        raise JunkLeadsError(problem)
     home.prepare()
     with _served_once(home, f"http://{host}:{port}", tell) as lock:
         _serve(home, lock, host=host, port=port, mlflow_port=mlflow_port, tell=tell)

@@ -72,7 +72,7 @@ def connect(path: Path, *, wait_seconds: float | None = None) -> duckdb.DuckDBPy
     wrong with the file; CapacityExceeded for a memory limit that is none.
     """
     memory_limit()  # refused before the file is made
-    patience = number_setting("JUNK_LEADS_WAIT_SECONDS", WAIT_SECONDS) if wait_seconds is None else wait_seconds
+    patience = patience_seconds() if wait_seconds is None else wait_seconds
     if not path.exists() and path.parent.is_dir():
         _make_at(path)
     started, told, out_of_turn = time.monotonic(), False, _OUT_OF_TURN_SECONDS
@@ -98,6 +98,11 @@ def connect(path: Path, *, wait_seconds: float | None = None) -> duckdb.DuckDBPy
     limit_memory(found)
     found.execute(_HOLDINGS_TABLE)
     return found
+
+
+def patience_seconds() -> float:
+    """How long the warehouse is waited for; raises JunkLeadsError when the setting is no number."""
+    return number_setting("JUNK_LEADS_WAIT_SECONDS", WAIT_SECONDS)
 
 
 @contextmanager

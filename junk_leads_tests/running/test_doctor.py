@@ -192,3 +192,20 @@ def test_at_every_start_rows_that_were_lost_are_told(trained_home: Home) -> None
 def test_a_start_does_not_wait_for_a_run_that_holds_the_warehouse(trained: object, home: Home) -> None:
     shutil.rmtree(home.root)
     assert first_look(home) == []  # nor does it need a home
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("JUNK_LEADS_MEMORY_LIMIT", "is 'lots', which is no amount of memory; write one like 8GB"),
+        ("JUNK_LEADS_WEBHOOK", "is no address of http or https; write one like https://HOST/PATH"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_one_finding_however_many_looks_need_it(
+    home: Home, junk_leads: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, setting: str, told: str
+) -> None:
+    connect(home.warehouse).close()
+    monkeypatch.setenv(setting, "lots")
+    done = junk_leads("doctor", "--json")
+    assert done.code == 1
+    assert [finding["what"] for finding in done.json["findings"]] == [f"{setting} {told}"]

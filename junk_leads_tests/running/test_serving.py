@@ -41,6 +41,43 @@ def is_gone(leader: int) -> bool:
     return False
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("JUNK_LEADS_SENSOR_SECONDS", "is 'many', which is no number; write one like 5"),
+        ("JUNK_LEADS_FRESH_HOURS", "is 'many'; it takes a number of hours, 0.1 or more"),
+        (
+            "JUNK_LEADS_MEMORY_LIMIT",
+            "is 'many', which is no amount of memory; write one like 8GB",
+        ),
+    ],
+)
+def test_nothing_is_served_under_a_setting_that_is_refused(tmp_path: Path, setting: str, told: str) -> None:
+    """In a process of its own, as some are read when the definitions are imported."""
+    command = [sys.executable, "-m", "junk_leads.cli", "ui"]
+    environment = {**os.environ, "JUNK_LEADS_HOME": str(tmp_path / "home"), setting: "many"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"junk-leads: {setting} {told}\n")
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("JUNK_LEADS_WAIT_SECONDS", "which is no number"),
+        ("JUNK_LEADS_MOST_COLUMNS", "which is no number"),
+        ("JUNK_LEADS_WEBHOOK", "is no address of http or https; write one like https://HOST/PATH"),
+    ],
+)
+def test_settings_that_are_read_when_they_are_needed_are_read_before_anything_is_served(
+    home: Home, monkeypatch: pytest.MonkeyPatch, setting: str, told: str
+) -> None:
+    monkeypatch.setenv(setting, "many")
+    monkeypatch.setattr(serving, "_serve", lambda *_, **__: pytest.fail("it was served"))
+    with pytest.raises(JunkLeadsError, match=f"^{setting} .*{told}"):
+        serving.serve(home, host="127.0.0.1", port=1, mlflow_port=2, tell=print)
+
+
 def test_who_is_asked_ends_with_all_that_it_started_and_who_does_not_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("junk_leads.running.guard._PATIENCE", ((signal.SIGINT, 1.0), (signal.SIGKILL, 5.0)))
     servers = [started(code) for code in (POLITE, PARENT, STUBBORN)]

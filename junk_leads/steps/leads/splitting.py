@@ -41,6 +41,7 @@ MOST_DAMAGED = Cap("JUNK_LEADS_MOST_DAMAGED", 500_000, "rows")  # that do not sp
 # What a compressed file may inflate to, and how many times its own size, past what is free.
 INFLATED_LARGEST = Cap("JUNK_LEADS_INFLATED_LARGEST", 16 << 30, "bytes")
 INFLATED_RATIO = Cap("JUNK_LEADS_INFLATED_RATIO", 100, "times its size")
+CAPS = (LONGEST_LINE, LONGEST_RECORD, LONGEST_FIELD, MOST_COLUMNS, MOST_DAMAGED, INFLATED_LARGEST, INFLATED_RATIO)
 INFLATED_FREE = 64 << 20  # bytes
 REREADS = 16  # a block whose damaged quotes ask for more readings than this refuses the file
 

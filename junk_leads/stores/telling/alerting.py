@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.stores.ledger import opened
 
@@ -51,13 +52,24 @@ def alert(home: Home, *alerts: Alert) -> list[Alert]:
         row = "INSERT OR IGNORE INTO alerts VALUES (?, ?, ?)"
         told = [one for one in alerts if db.execute(row, [one.event, one.kind, time.time()]).rowcount]
         _log(home, [one.line for one in told])
-    url = os.environ.get(WEBHOOK)
-    if url and told:
-        problem = _post(url, {**_message(told), "home": str(home.root)})
+    if told:
+        try:
+            url = webhook()
+            problem = _post(url, {**_message(told), "home": str(home.root)}) if url else ""
+        except JunkLeadsError as error:
+            problem = str(error)
         if problem:
             of = "it" if len(told) == 1 else "them"
             _log(home, [f"the webhook was not told of {of} ({problem}); check {WEBHOOK}"])
     return told
+
+
+def webhook() -> str:
+    """The address that is told too, which is a secret; empty without one. Raises JunkLeadsError for what is none."""
+    url = os.environ.get(WEBHOOK, "").strip()
+    if url and not url.lower().startswith(("http://", "https://")):
+        raise JunkLeadsError(f"{WEBHOOK} is no address of http or https; write one like https://HOST/PATH")
+    return url
 
 
 def _log(home: Home, lines: Sequence[str]) -> None:
@@ -78,9 +90,7 @@ def _message(told: Sequence[Alert]) -> dict[str, str]:
 
 
 def _post(url: str, content: dict[str, str]) -> str:
-    """POST JSON, trying again for a while; returns what was wrong at last, or nothing. The address is a secret."""
-    if not url.lower().startswith(("http://", "https://")):
-        return "it is no address of http or https"
+    """POST JSON, trying again for a while; returns what was wrong at last, or nothing."""
     problem = ""
     for attempt in range(TRIES):
         if attempt:
