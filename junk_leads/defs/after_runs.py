@@ -79,10 +79,8 @@ def _failure(run: dg.DagsterRun, rows: Sequence[dict[str, object]], refused: str
     It is the one with the content that the run `refused`, or the newest.
     """
     drop = run.tags.get(_PARTITION, "")
-    deliveries = (
-        row for row in reversed(rows) if row["drop"] == drop and row["content"] == (refused or row["content"])
-    )
-    delivery = next(deliveries, None)
+    of_drop = (row for row in reversed(rows) if row["drop"] == drop and refused in (None, row["content"]))
+    delivery = next(of_drop, None)
     if delivery is not None and delivery["state"] in ("refused", BLOCKED):
         event = f"{delivery['state']}:{drop}:{delivery['content']}"
         text = f"{drop} ({delivery['file_name']}): {delivery['reason']}"
@@ -116,7 +114,7 @@ def _after(
         return dg.SkipReason(str(error))
     if events:
         context.update_cursor(json.dumps({"record_id": events[-1].storage_id}))
-    return dg.SkipReason(f"the history holds what became of {len(run_ids)} runs" if run_ids else "no run has ended")
+    return dg.SkipReason(f"runs that ended, in the history now: {len(run_ids)}" if run_ids else "no run has ended")
 
 
 @dg.sensor(

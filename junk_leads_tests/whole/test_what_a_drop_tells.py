@@ -426,7 +426,7 @@ def test_what_follows_a_run_is_done_once_by_the_command_and_the_sensor_together(
     before = ready.home.alerts.read_text()
     failed = ready.instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
     told, cursor = looked(ready, failure_sensor)
-    assert told == f"the history holds what became of {failed} runs"
+    assert told == f"runs that ended, in the history now: {failed}"
     assert ready.home.alerts.read_text() == before
     assert states(ready, "rotten")["raw_leads", "has_few_rejected_rows"] == "FAILED"
     assert looked(ready, failure_sensor, cursor) == ("no run has ended", cursor)
@@ -452,7 +452,7 @@ def test_only_what_follows_runs_that_no_command_made_is_left_to_the_sensor(ready
     ready.instance.add_run(run)
     ready.instance.report_dagster_event(dg.DagsterEvent("PIPELINE_SUCCESS", run.job_name), run.run_id)
     told, after = looked(ready, success_sensor, cursor)
-    assert told == "the history holds what became of 1 runs"
+    assert told == "runs that ended, in the history now: 1"
     assert looked(ready, success_sensor, after) == ("no run has ended", after)
 
 
@@ -485,7 +485,7 @@ def test_what_the_sensor_could_not_do_it_tries_again(ready: Platform, monkeypatc
     assert cursor is None
     told, cursor = looked(ready, failure_sensor, cursor)
     assert told is not None
-    assert told.startswith("the history holds what became of ")
+    assert told.startswith("runs that ended, in the history now: ")
 
 
 def test_a_failure_is_told_whatever_goes_wrong_afterwards(ready: Platform) -> None:
