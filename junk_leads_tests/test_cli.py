@@ -466,12 +466,15 @@ def test_a_command_whose_streams_are_closed_does_its_work_and_opens_no_store_in_
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    ("sign", "as_json"), [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, False)], ids=str
+)
 def test_fault_73_ctrl_c_is_one_line_and_the_same_command_again_goes_on(
     junk_leads: Callable[..., Outcome],
     home: Home,
     write_csv: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
+    sign: signal.Signals,
     as_json: bool,
 ) -> None:
     files = [write_csv(f"day{n}.csv", {"total_leads_droppped": n}) for n in range(3)]
@@ -480,7 +483,7 @@ def test_fault_73_ctrl_c_is_one_line_and_the_same_command_again_goes_on(
     def clean_and_be_interrupted(*given: Any, **more: Any) -> Any:
         cleaned.append(given)
         if len(cleaned) == 2:  # in the middle of the second file
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), sign)
         return clean(*given, **more)
 
     with monkeypatch.context() as patch:
@@ -488,6 +491,7 @@ def test_fault_73_ctrl_c_is_one_line_and_the_same_command_again_goes_on(
         done = junk_leads("ingest", *files, *(["--json"] if as_json else []))
     line = "interrupted; what was finished is kept, what was under way was not stored: run the same command again"
     assert (done.code, done.failures) == (130, [line])
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert done.json == {"error": line} if as_json else done.out.startswith("day0: 1 rows read")
     assert "Traceback" not in done.err
     assert [(d.drop, d.status) for d in Ledger(home).deliveries()] == [("day0", "accepted"), ("day1", "waiting")]

@@ -103,7 +103,7 @@ class Platform(OfHome):
         if self.follows or not result.success:
             with self._told_if_not_renewed():
                 after_runs(self.home, self.instance, [result.run_id], failed=not result.success)
-        if signal.SIGINT in signals:
+        if {signal.SIGINT, signal.SIGTERM} & set(signals):
             raise KeyboardInterrupt
         if not result.success:
             raise JunkLeadsError(failure_line(result.all_events, result.run_id))
@@ -434,7 +434,8 @@ class Platform(OfHome):
 def signals_noted() -> Iterator[list[int]]:
     """The signals that came meanwhile, told in the end, whatever was made of them.
 
-    Dagster and DuckDB make a failure of a step of an interrupt that falls into it.
+    Dagster and DuckDB make a failure of a step of an interrupt that falls into it. Dagster also leaves SIGTERM as
+    SIGINT is, which a script's background job ignores.
     """
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # no other hears of signals
@@ -445,10 +446,12 @@ def signals_noted() -> Iterator[list[int]]:
         reading.setblocking(False)
         writing.setblocking(False)
         former = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        ended_by = signal.getsignal(signal.SIGTERM)
         try:
             yield noted
         finally:
             signal.set_wakeup_fd(former)
+            signal.signal(signal.SIGTERM, ended_by or signal.SIG_DFL)
             with suppress(BlockingIOError):
                 noted.extend(reading.recv(4096))
 

@@ -66,7 +66,7 @@ def test_an_interrupt_ends_both_and_only_this_process_hears_it(
     with pytest.raises(KeyboardInterrupt):
         learn_each(tasks)
     (process,) = processes
-    assert process.exitcode == -signal.SIGTERM  # by this process
+    assert process.exitcode == -signal.SIGKILL  # by this process
     assert capfd.readouterr().err == ""
 
 

@@ -42,7 +42,7 @@ def learn_each(tasks: Sequence[Task]) -> list[Learned]:
             first = learn(*tasks[0])
     except BaseException:
         if process.pid is not None:
-            process.terminate()
+            process.kill()  # also where SIGTERM is ignored: Dagster has it ignored where SIGINT is
         raise
     finally:
         ours.close()
