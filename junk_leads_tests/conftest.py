@@ -93,10 +93,15 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="th
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Interrupts are heard, also where the tests were started with SIGINT ignored, as a script's background job is."""
+    """Interrupts are heard, also where the tests were started with SIGINT ignored, as a script's background job is.
+
+    There Dagster has SIGTERM ignored too, after the first run.
+    """
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    former_end = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGINT, former)
+    signal.signal(signal.SIGTERM, former_end)
 
 
 def until(what: Callable[[], object]) -> None:
