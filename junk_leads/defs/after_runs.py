@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import dagster as dg
-from dagster import DagsterEventType
 
 from junk_leads.defs.recovery import HELD_FROM_START, skip_checks
 from junk_leads.defs.resources import HomeResource
@@ -92,7 +91,7 @@ def _failure(run: dg.DagsterRun, rows: Sequence[dict[str, object]], refused: str
 def _after(
     context: dg.SensorEvaluationContext,
     home: Home,
-    ended: Literal[DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_SUCCESS],
+    ended: Literal[dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS],
 ) -> dg.SkipReason:
     """Do what follows all runs that ended so since the last look, of which Dagster's own sensors take one at a time.
 
@@ -102,7 +101,7 @@ def _after(
     events = context.instance.fetch_run_status_changes(
         dg.RunStatusChangeRecordsFilter(ended, after_storage_id=since), limit=AT_ONCE, ascending=True
     ).records
-    failed = ended is DagsterEventType.RUN_FAILURE
+    failed = ended is dg.DagsterEventType.RUN_FAILURE
     run_ids = [event.run_id for event in events]
     if not failed and run_ids:
         runs = context.instance.get_runs(dg.RunsFilter(run_ids=run_ids))
@@ -125,7 +124,7 @@ def _after(
 )
 def failure_sensor(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.SkipReason:
     """After runs that failed."""
-    return _after(context, home.home, DagsterEventType.RUN_FAILURE)
+    return _after(context, home.home, dg.DagsterEventType.RUN_FAILURE)
 
 
 @dg.sensor(
@@ -136,4 +135,4 @@ def failure_sensor(context: dg.SensorEvaluationContext, home: HomeResource) -> d
 )
 def success_sensor(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.SkipReason:
     """After runs that succeeded."""
-    return _after(context, home.home, DagsterEventType.RUN_SUCCESS)
+    return _after(context, home.home, dg.DagsterEventType.RUN_SUCCESS)

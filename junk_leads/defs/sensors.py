@@ -38,7 +38,6 @@ from junk_leads.stores.telling.alerting import Alert, alert
 LOOK_SECONDS = 0.25
 TOGETHER_SECONDS = 1.0
 AT_ONCE = 500  # runs asked after at once
-MOST_NAMED = 5  # files of which the same is said
 _RUN_KEY = "dagster/run_key"
 
 
@@ -138,7 +137,7 @@ def _said(reasons: Iterable[tuple[str, str]]) -> str:
     names: dict[str, list[str]] = {}
     for name, reason in reasons:
         names.setdefault(reason, []).append(_shown(name))
-    return "; ".join(f"{listed(of, MOST_NAMED)}: {reason}" for reason, of in names.items())
+    return "; ".join(f"{listed(of)}: {reason}" for reason, of in names.items())
 
 
 def _tell_of_stale(home: Home, left: Mapping[str, tuple[str, float | None]], now: float, stale_minutes: float) -> None:

@@ -27,7 +27,7 @@ from junk_leads.engine.table_parts import SUFFIX, has_table, parts_of
 from junk_leads.errors import DropRefused, JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.steps.leads.splitting import CAPS
-from junk_leads.steps.pages.sentences import listed
+from junk_leads.steps.pages.sentences import MOST_NAMES, listed
 from junk_leads.steps.sql import quoted
 from junk_leads.stores.ledger import Delivery, Ledger, content_of
 from junk_leads.stores.telling.alerting import webhook
@@ -36,7 +36,6 @@ from junk_leads.stores.warehouse import HOLDINGS, LAST, RESTORE, connect, holds,
 if TYPE_CHECKING:
     from junk_leads.running.launching import Platform
 
-MOST_NAMED = 5  # drops or files in one finding
 LEFT_SECONDS = 3600.0  # after which nobody works on a part of a file any more
 LEAST_FREE = 10**9  # bytes
 _COUNTS = [dg.AssetKey("lead_counts")]
@@ -324,7 +323,7 @@ def _results(platform: "Platform") -> Iterator[Finding]:
         if delivered.get(drop) == content and not (home.predictions / f"{drop}.csv").exists()
     ]
     if gone:
-        do = f"run `junk-leads score {' '.join(gone[:MOST_NAMED])}`"
+        do = f"run `junk-leads score {' '.join(gone[:MOST_NAMES])}`"
         yield Finding(f"the scored files of {_names(gone)} are gone from predictions/", do)
 
 
@@ -344,4 +343,4 @@ def _left_over(platform: "Platform") -> Iterator[Finding]:
 
 
 def _names(names: Sequence[str]) -> str:
-    return listed([repr(name) for name in names], MOST_NAMED)
+    return listed([repr(name) for name in names])

@@ -46,10 +46,7 @@ def is_gone(leader: int) -> bool:
     [
         ("JUNK_LEADS_SENSOR_SECONDS", "is 'many', which is no number; write one like 5"),
         ("JUNK_LEADS_FRESH_HOURS", "is 'many'; it takes a number of hours, 0.1 or more"),
-        (
-            "JUNK_LEADS_MEMORY_LIMIT",
-            "is 'many', which is no amount of memory; write one like 8GB",
-        ),
+        ("JUNK_LEADS_MEMORY_LIMIT", "is 'many', which is no amount of memory; write one like 8GB"),
     ],
 )
 def test_nothing_is_served_under_a_setting_that_is_refused(tmp_path: Path, setting: str, told: str) -> None:

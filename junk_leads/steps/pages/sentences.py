@@ -119,10 +119,10 @@ _DIFFERENCES = (("missing", "lacks"), ("unexpected", "has also"))
 
 
 def _names(names: Sequence[str]) -> str:
-    return listed([str(name)[:LONGEST_NAME] for name in names], MOST_NAMES)
+    return listed([str(name)[:LONGEST_NAME] for name in names])
 
 
-def listed(names: Sequence[str], most: int) -> str:
-    """The first `most` of some names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+def listed(names: Sequence[str]) -> str:
+    """The first MOST_NAMES of some names, and how many more there are."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")

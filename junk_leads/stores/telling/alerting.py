@@ -80,13 +80,12 @@ def _log(home: Home, lines: Sequence[str]) -> None:
 
 
 def _message(told: Sequence[Alert]) -> dict[str, str]:
-    kinds = dict.fromkeys(one.kind for one in told)
-    if len(told) == 1:
-        return {"text": f"junk_leads: {told[0].line}", "kind": told[0].kind}
-    lines = [f"junk_leads: {len(told)} alerts", *(one.line for one in told[:MOST_POSTED])]
+    lines = [one.line for one in told[:MOST_POSTED]]
+    if len(told) > 1:
+        lines.insert(0, f"{len(told)} alerts")
     if len(told) > MOST_POSTED:
         lines.append(f"and {len(told) - MOST_POSTED} more: look into alerts.log")
-    return {"text": "\n".join(lines), "kind": ", ".join(kinds)}
+    return {"text": "junk_leads: " + "\n".join(lines), "kind": ", ".join(dict.fromkeys(one.kind for one in told))}
 
 
 def _post(url: str, content: dict[str, str]) -> str:
