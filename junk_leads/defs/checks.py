@@ -161,8 +161,19 @@ def found_by(result: dg.AssetCheckResult | dg.AssetCheckEvaluation) -> str:
     return str(found.value) if found else (result.description or "")
 
 
-def stage(con: duckdb.DuckDBPyConnection, name: str, relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
-    """Compute a relation once, as a temporary table: what is checked is what is stored."""
+STAGED_ROWS = 2_000_000
+
+
+def stage(
+    con: duckdb.DuckDBPyConnection, name: str, relation: duckdb.DuckDBPyRelation, rows: int = 0
+) -> duckdb.DuckDBPyRelation:
+    """Compute a relation once, as a temporary table: what is checked is what is stored.
+
+    A relation of so many `rows` that writing them twice costs more than computing them for each look is left as it is;
+    it must give the same rows each time.
+    """
+    if rows > STAGED_ROWS:
+        return relation
     output = relation  # noqa: F841  DuckDB finds it by this name
     con.execute(f'CREATE OR REPLACE TEMP TABLE "staged_{name}" AS SELECT * FROM output')
     return con.table(f"staged_{name}")

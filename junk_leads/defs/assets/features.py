@@ -148,7 +148,7 @@ def encoded_features(
         con = warehouse.connection()
         model = home.registry.champion()
         tell_of_champion(context.instance, home.registry, model.version)
-        encoder = model.encoder
+        encoder, leads = model.encoder, accounting.count(cleaned_leads)
         parts = parts_of(con, "cleaned_leads", drop)
         encoded: Output
         if parts:
@@ -156,9 +156,9 @@ def encoded_features(
             looks = load_suite("encoded_features", _facts(encoder)).looks
             encoded, others = encode_drop(con, work, parts, groups, encoder, folder=work.folder, looks=looks)
         else:
-            encoded = stage(con, "encoded_features", encode(con, cleaned_leads, interaction_groups, encoder))
+            made = encode(con, cleaned_leads, interaction_groups, encoder)
+            encoded = stage(con, "encoded_features", made, leads)
             others = accounting.count_others(encoded, encoder)
-        leads = accounting.count(cleaned_leads)
         usual_others = model.settings.get("shares_of_others")
         results = encoded_features_checks(con, encoded, encoder, leads, others, usual_others)
         metadata = {
@@ -208,7 +208,7 @@ def encoded_features_checks(
     if isinstance(encoded, MadeTable):
         frames |= encoded.tallies
     elif set(encoder.features) <= set(columns):
-        frames["rows"] = accounting.block_sums(con, encoded, encoder)
+        frames["rows"] = stage(con, "block_sums", accounting.block_sums(con, encoded, encoder))
     return evaluate(load_suite("encoded_features", facts), frames)
 
 

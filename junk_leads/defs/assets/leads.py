@@ -332,7 +332,7 @@ def cleaned_leads(
             looks = load_suite("cleaned_leads").looks
             cleaned, duplicates = clean_drop(con, work, parts, codes=codes, folder=work.folder, looks=looks)
         else:
-            cleaned = stage(con, "cleaned_leads", clean(con, apply_codes(con, raw_leads, codes), SCHEMA))
+            cleaned = clean(con, apply_codes(con, raw_leads, codes), SCHEMA)
             duplicates = accounting.count(con.table("duplicate_leads"))
         results = cleaned_leads_checks(con, cleaned, accounting.count(raw_leads), duplicates)
         _judge(home, warehouse, drop, results)

@@ -48,7 +48,8 @@ def clean(
     Takes `drop`, `lead_number` and the 45 raw columns; returns them with texts as keys, missing counts
     as their default, and `city_tier` (1 to 3) and `is_city_missing` (0 or 1) after the city. The city,
     platform, medium and source stay null when missing, the label when the drop is unlabelled.
-    Duplicates are equal in every column after cleaning; the first in file order is kept.
+    Duplicates are equal in every column after cleaning; the first in file order is kept. The relation is a TEMP table
+    of `con`, which the next call's replaces.
     """
     normalised = normalise(con, leads, schema)  # noqa: F841  named in the SQL below
     con.execute("CREATE OR REPLACE TEMP TABLE normalised_leads AS SELECT * FROM normalised")
@@ -63,8 +64,10 @@ def clean(
     )
     repeats = repeated_leads(con, suspects)  # noqa: F841  named in the SQL below
     con.execute("CREATE OR REPLACE TEMP TABLE duplicate_leads AS SELECT * FROM repeats")
-    if con.table("duplicate_leads").limit(1).fetchall():
-        return con.sql("SELECT * FROM normalised_leads ANTI JOIN duplicate_leads USING (drop, lead_number)")
+    con.execute(
+        "DELETE FROM normalised_leads AS a USING duplicate_leads AS b "
+        "WHERE a.drop = b.drop AND a.lead_number = b.lead_number"
+    )
     return con.table("normalised_leads")
 
 

@@ -70,43 +70,40 @@ def _matched(
     plain = {"drop", "lead_number", "created_date", "city_mapped", "city_tier", "is_city_missing", *CODES, *_COUNTS}
     names = [name for name in leads.columns if name not in plain and name != "app_complete_flag"]
     interactions = " + ".join(f"coalesce({quoted(name)}, 0)::BIGINT" for name in names) or "0"
-    key = ["created_date", *city, *_COUNTS]
-    columns = ", ".join(map(quoted, key))
-    codes = ", ".join(f"coalesce({quoted(name)}, '{NONE_GIVEN}') AS {quoted(name)}" for name in CODES)
-    lone = ", ".join(f"any_value({quoted(name)}) AS {quoted(name)}" for name in CODES)
-
-    def lone_leads(table: str, near: str) -> str:
-        """Those of a table that are alone of their kind, of the moments of `near` and of a day apart from them.
-
-        Of most deliveries few moments meet, and nothing else is read of the other leads.
-        """
-        return f"""
-        WITH days AS (SELECT unnest([0, {", ".join(map(str, _DAYS_APART))}]) AS days),
-        wanted AS (SELECT DISTINCT created_date + to_days(days::INTEGER) AS created_date FROM {near}, days),
-        there AS (
-            SELECT {columns}, {codes}, ({interactions}) AS interactions
-            FROM {table} SEMI JOIN wanted USING (created_date)
-        )
-        SELECT {columns}, interactions, {lone} FROM there GROUP BY ALL HAVING count(*) = 1
-        """
-
-    con.execute(f"CREATE OR REPLACE TEMP TABLE matching_before AS {lone_leads('before', 'leads')}")
-    con.execute(f"CREATE OR REPLACE TEMP TABLE matching_lone AS {lone_leads('leads', 'matching_before')}")
-    same = " AND ".join(
-        f"a.{quoted(name)} IS NOT DISTINCT FROM b.{quoted(name)}" for name in (*key[1:], "interactions")
+    # two of one hash are as good as never met; a hash is of a type, and so are moments
+    alike = f"hash({', '.join(map(quoted, (*city, *_COUNTS)))}, {interactions})"
+    codes = [f"coalesce({quoted(name)}, '{NONE_GIVEN}') AS code_{n}" for n, name in enumerate(CODES)]
+    looked_at = f"SELECT created_date::TIMESTAMP AS moment, {alike} AS alike, {', '.join(codes)} FROM"
+    mark = "hash(moment, alike)"
+    here = con.sql(f"{looked_at} leads WHERE created_date IS NOT NULL")
+    first, last = here.aggregate("min(moment), max(moment)").fetchall()[0]
+    # of most deliveries few hours meet, and nothing else is read of the other leads
+    there = con.sql(  # noqa: F841  named in the SQL below
+        f"{looked_at} before WHERE created_date BETWEEN ?::TIMESTAMP + to_days(?) AND ?::TIMESTAMP + to_days(?) AND "
+        f"date_trunc('hour', created_date) IN (SELECT DISTINCT date_trunc('hour', created_date + to_days(days)) "
+        f"FROM leads, (SELECT unnest([0, {', '.join(map(str, _DAYS_APART))}])::INTEGER AS days))",
+        params=[first, min(_DAYS_APART), last, max(_DAYS_APART)],
     )
-    pairs = ", ".join(f"a.{quoted(name)} AS now_{n}, b.{quoted(name)} AS then_{n}" for n, name in enumerate(CODES))
-    rows = con.sql(
-        f"SELECT {pairs}, count(*) FROM matching_lone a JOIN matching_before b "
-        f"ON a.created_date = b.created_date AND {same} GROUP BY ALL"
-    ).fetchall()
+    lone = "GROUP BY ALL HAVING count(*) = 1"
+    tables = {
+        "lone_leads": f"SELECT moment, alike FROM here {lone}",
+        "lone_before": f"SELECT {mark} AS mark FROM there {lone}",
+        "lone_in_both": f"SELECT {mark} AS mark FROM lone_leads SEMI JOIN lone_before ON mark = {mark}",
+    }
+    for name, made in tables.items():
+        con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {made}")
     chance = 0
     for days in _DAYS_APART:
         ((n,),) = con.sql(
-            f"SELECT count(*) FROM matching_lone a JOIN matching_before b "
-            f"ON a.created_date + to_days({days}) = b.created_date AND {same}"
+            f"SELECT count(*) FROM lone_leads JOIN lone_before ON mark = hash(moment + to_days({days}), alike)"
         ).fetchall()
         chance += n
+    pairs = ", ".join(f"a.code_{n}, b.code_{n}" for n, _ in enumerate(CODES))
+    alone = f"SEMI JOIN lone_in_both ON mark = {mark}"
+    rows = con.sql(
+        f"SELECT {pairs}, count(*) FROM (FROM here {alone}) a JOIN (FROM there {alone}) b USING (moment, alike) "
+        "GROUP BY ALL"
+    ).fetchall()
     found: dict[str, dict[tuple[str, str], int]] = {column: {} for column in CODES}
     changed = total = 0
     for *codes_of_both, n in rows:
