@@ -13,6 +13,7 @@ from junk_leads.steps.sql import quoted
 from junk_leads.steps.watching.profiles import CODES, NONE_GIVEN, ONE_OF_THE_RARE
 
 _COUNTS = ("total_leads_droppped", "referred_lead")
+_FEW_LEADS = 1_000_000  # whose moments are fewer than what they keep from being read
 _DAYS_APART = (-1, 1)  # leads that agree in all but the day are alike by chance alone
 _MOST_CHANCE = 0.1  # share of matches by chance from which the city itself has to agree, not its tier
 
@@ -76,12 +77,13 @@ def _matched(
     looked_at = f"SELECT created_date::TIMESTAMP AS moment, {alike} AS alike, {', '.join(codes)} FROM"
     mark = "hash(moment, alike)"
     here = con.sql(f"{looked_at} leads WHERE created_date IS NOT NULL")
-    first, last = here.aggregate("min(moment), max(moment)").fetchall()[0]
-    # of most deliveries few hours meet, and nothing else is read of the other leads
+    first, last, lead_count = here.aggregate("min(moment), max(moment), count(*)").fetchall()[0]
+    near = "created_date" if lead_count <= _FEW_LEADS else "date_trunc('hour', created_date)"
+    # of most deliveries few moments meet, and nothing else is read of the other leads
     there = con.sql(  # noqa: F841  named in the SQL below
         f"{looked_at} before WHERE created_date BETWEEN ?::TIMESTAMP + to_days(?) AND ?::TIMESTAMP + to_days(?) AND "
-        f"date_trunc('hour', created_date) IN (SELECT DISTINCT date_trunc('hour', created_date + to_days(days)) "
-        f"FROM leads, (SELECT unnest([0, {', '.join(map(str, _DAYS_APART))}])::INTEGER AS days))",
+        f"{near} IN (SELECT DISTINCT {near} FROM (SELECT created_date + to_days(days) AS created_date "
+        f"FROM leads, (SELECT unnest([0, {', '.join(map(str, _DAYS_APART))}])::INTEGER AS days)))",
         params=[first, min(_DAYS_APART), last, max(_DAYS_APART)],
     )
     lone = "GROUP BY ALL HAVING count(*) = 1"
