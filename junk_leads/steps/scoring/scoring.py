@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -215,7 +216,7 @@ def write_scored_file(
         file.write(heading.getvalue().removesuffix("\r\n").encode() + b"\n")
         schema = predictions.select(*told).limit(0).to_arrow_table().schema
         tables = stack.enter_context(_Columnar(columnar, header, schema)) if parquet else None
-        for cells in _joined(delivered):
+        for cells in _ahead(_joined(delivered)):
             first, last = (cells["lead_number"][place].as_py() for place in (0, -1))
             scored = predictions.filter(f"lead_number BETWEEN {first} AND {last}")  # not called as the table is
             texts = [name for name in cells.column_names if name != "lead_number"]
@@ -290,6 +291,15 @@ def _joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
             kept = []
     if sum(map(len, kept)):
         yield pa.Table.from_batches(kept)
+
+
+def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The tables, each while a thread reads the next one."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, tables, None)
+        while (table := coming.result()) is not None:
+            coming = reader.submit(next, tables, None)
+            yield table
 
 
 class _Columnar:
