@@ -62,7 +62,11 @@ def test_known_leads_under_other_codes_block_by_themselves(history: History) -> 
     assert "leads known before" in finding.sentence
 
 
-def test_known_leads_under_their_own_codes_speak_for_the_drop(history: History) -> None:
+@pytest.mark.parametrize("few", [1_000_000, 0])
+def test_known_leads_under_their_own_codes_speak_for_the_drop(
+    history: History, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("junk_leads.steps.watching.known_leads._FEW_LEADS", few)  # where leads are looked for
     con, raw, known = history
     drop = cleaned(con, con.from_arrow(overlapping(generated(500, 301), raw, 0.5, np.random.default_rng(3))), "again")
     found = known_leads(con, drop, known.leads)

@@ -384,6 +384,22 @@ def test_the_encoder_keeps_ninety_percent_and_features_and_sums_are_of_every_lea
     )
 
 
+def test_a_drop_too_large_to_be_written_twice_is_encoded_and_scored_the_same(
+    junk_leads: CLI, trained_home: Home, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> list[Any]:
+        tables = [
+            query(trained_home, f"SELECT * FROM {table} WHERE drop = 'new' ORDER BY lead_number")
+            for table in ("encoded_features", "predictions", "reasons")
+        ]
+        return [*tables, run_of(trained_home, "new").failed_checks]
+
+    before = found()
+    monkeypatch.setattr("junk_leads.defs.checks.STAGED_ROWS", 0)
+    assert junk_leads("score", trained.new).code == 0
+    assert found() == before
+
+
 def test_fault_31_a_drop_of_many_levels_never_seen_is_scored_with_a_warning_and_they_are_counted(
     junk_leads: CLI, trained_home: Home, trained: Trained, tmp_path: Path
 ) -> None:
