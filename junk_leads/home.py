@@ -81,6 +81,11 @@ class Home:
         return self.predictions / "percentages.log"
 
     @property
+    def servers_log(self) -> Path:
+        """What the servers of `junk-leads ui` print, since it was started last."""
+        return self.root / "servers.log"
+
+    @property
     def alerts(self) -> Path:
         """What somebody was told of, a line each."""
         return self.root / "alerts.log"

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO
 
 from junk_leads.errors import JunkLeadsError
@@ -37,8 +38,8 @@ def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[
     for problem in wrong_settings():
         raise JunkLeadsError(problem)
     home.prepare()
-    with _served_once(home, f"http://{host}:{port}", tell) as lock:
-        _serve(home, lock, host=host, port=port, mlflow_port=mlflow_port, tell=tell)
+    with _served_once(home, f"http://{host}:{port}", tell) as lock, home.servers_log.open("wb") as printed:
+        _serve(home, lock, printed, host=host, port=port, mlflow_port=mlflow_port, tell=tell)
 
 
 @contextmanager
@@ -75,7 +76,16 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _serve(home: Home, lock: IO[str], *, host: str, port: int, mlflow_port: int, tell: Callable[[str], None]) -> None:
+def _serve(
+    home: Home,
+    lock: IO[str],
+    printed: IO[bytes],
+    *,
+    host: str,
+    port: int,
+    mlflow_port: int,
+    tell: Callable[[str], None],
+) -> None:
     assert Registry(home).client  # makes MLflow's store, once
     with opened_instance(home):
         pass  # and so Dagster's, before its servers start side by side
@@ -93,13 +103,7 @@ def _serve(home: Home, lock: IO[str], *, host: str, port: int, mlflow_port: int,
         "runs": ["junk_leads.running.warm", str(home.root)],
         "Dagster": [
             "junk_leads.running.guarded_ui",
-            "dev",
-            "-m",
-            "junk_leads.definitions",
-            "-h",
-            host,
-            "-p",
-            str(port),
+            *("dev", "-m", "junk_leads.definitions", "-h", host, "-p", str(port), "--log-level", "warning"),
         ],
         "MLflow": [
             *("mlflow", "server", "--backend-store-uri", home.mlflow_uri, "--host", host, "--port", str(mlflow_port)),
@@ -113,6 +117,7 @@ def _serve(home: Home, lock: IO[str], *, host: str, port: int, mlflow_port: int,
         [sys.executable, "-m", "junk_leads.running.guard"],
         env=environment,
         stdin=subprocess.PIPE,
+        stderr=printed,
         text=True,
         start_new_session=True,
     )
@@ -122,13 +127,24 @@ def _serve(home: Home, lock: IO[str], *, host: str, port: int, mlflow_port: int,
         servers[name] = subprocess.Popen(
             [sys.executable, "-m", *command],
             env=environment,
+            stdout=printed,
+            stderr=printed,
             start_new_session=True,  # so that everything a server starts is stopped with it
             pass_fds=[lock.fileno()] if name == "Dagster" else [],  # while its daemon lives, the home is served
         )
         print(servers[name].pid, file=guard.stdin, flush=True)
-    tell(f"Dagster http://{host}:{port}   MLflow http://{host}:{mlflow_port}   (Ctrl-C stops both)")
+    tell("starting Dagster and MLflow")
+    ready = f"Dagster http://{host}:{port}   MLflow http://{host}:{mlflow_port}   (Ctrl-C stops both)"
+    logs = {log: _appended(log, 0)[1] for log in (home.alerts, home.percentages)}
     try:
         while True:
+            if ready and all(_answers(host, at) for at in (port, mlflow_port)):
+                tell(ready)
+                ready = ""
+            for log, place in logs.items():
+                lines, logs[log] = _appended(log, place)
+                for line in lines:
+                    tell(line)
             for name, server in servers.items():
                 if server.poll() is not None and name == "runs":
                     tell(f"the process that starts runs at once ended with code {server.returncode}; they start slower")
@@ -137,7 +153,7 @@ def _serve(home: Home, lock: IO[str], *, host: str, port: int, mlflow_port: int,
                 if server.poll() is not None:
                     raise JunkLeadsError(
                         f"{name}'s server ended with code {server.returncode}; is its port taken? "
-                        "choose others with --port and --mlflow-port"
+                        f"choose others with --port and --mlflow-port, or look into {home.servers_log}"
                     )
             time.sleep(0.5)
     except KeyboardInterrupt:
@@ -146,6 +162,24 @@ def _serve(home: Home, lock: IO[str], *, host: str, port: int, mlflow_port: int,
         stop([server.pid for server in servers.values()], lambda: [server.poll() for server in servers.values()])
         guard.kill()
         guard.wait()
+
+
+def _answers(host: str, port: int) -> bool:
+    with suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
+
+
+def _appended(log: Path, place: int) -> tuple[list[str], int]:
+    """The whole lines that were added to a log after a place in it, and the place after them."""
+    with suppress(FileNotFoundError), log.open("rb") as file:
+        if place > file.seek(0, os.SEEK_END):  # it was begun anew
+            place = 0
+        file.seek(place)
+        added = file.read()
+        whole = added[: added.rfind(b"\n") + 1]
+        return whole.decode(errors="replace").splitlines(), place + len(whole)
+    return [], 0
 
 
 def serve_scores(home: Home, *, host: str, port: int, tell: Callable[[str], None]) -> None:

@@ -138,13 +138,16 @@ class WarmProcess:
         if child:
             self.runs[run_id] = child
             return child
-        code = 1
+        code, terminal = 1, os.fdopen(os.dup(2), "w", buffering=1)
         try:
             for open_socket in sockets:
                 open_socket.close()
             for sign in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(sign, signal.default_int_handler)
             gc.enable()
+            with open(os.devnull, "wb") as nothing:  # its events say it all; what its steps print is kept for the UI
+                for stream in (1, 2):
+                    os.dup2(nothing.fileno(), stream)
             from dagster._cli import main
 
             from junk_leads.running.dagster_store import keep_open
@@ -157,7 +160,7 @@ class WarmProcess:
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
         except BaseException as error:  # told to end, or what Dagster could not tell in the run's own record
-            print(f"a run's process ended: {type(error).__name__}", file=sys.stderr)
+            print(f"a run's process ended: {type(error).__name__}", file=terminal)
         finally:
             with suppress(OSError):
                 sys.stdout.flush()

@@ -13,7 +13,7 @@ from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.running import serving
 from junk_leads.running.guard import stop
-from junk_leads.running.serving import _served_once
+from junk_leads.running.serving import _appended, _served_once
 
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
@@ -107,7 +107,7 @@ HELD = """
 import sys
 from pathlib import Path
 from junk_leads.home import Home
-from junk_leads.running.serving import _served_once
+from junk_leads.running.serving import _appended, _served_once
 with _served_once(Home(Path(sys.argv[1])), "http://127.0.0.1:3000", print) as lock:
     if sys.argv[2:]:  # as Dagster's server holds it
         import subprocess
@@ -161,3 +161,17 @@ def test_the_servers_of_one_that_was_killed_are_waited_for_until_they_have_stopp
         _served_once(home, "http://127.0.0.1:4000", told.append),
     ):
         pass
+
+
+def test_whole_lines_that_were_added_to_a_log_are_told_once(tmp_path: Path) -> None:
+    log = tmp_path / "alerts.log"
+    assert _appended(log, 0) == ([], 0)
+    log.write_bytes(b"one\ntwo \xff\nhal")
+    lines, place = _appended(log, 0)
+    assert (lines, place) == (["one", "two \ufffd"], 10)
+    assert _appended(log, place) == ([], 10)
+    with log.open("ab") as more:
+        more.write(b"f\n")
+    assert _appended(log, place) == (["half"], 15)
+    log.write_bytes(b"anew\n")  # shorter than before
+    assert _appended(log, 15) == (["anew"], 5)

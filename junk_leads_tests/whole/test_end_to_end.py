@@ -6,6 +6,7 @@ hold. One server is shared, in the order of this file: the last test ends it.
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -107,7 +108,8 @@ class Server:
         }
 
     def _end_of_log(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+        logs = [log for log in (self.log, self.home.servers_log) if log.exists()]
+        return "\n".join(log.read_text(encoding="utf-8", errors="replace")[-3000:] for log in logs)
 
 
 def answered(request: Request | str) -> Any:
@@ -438,6 +440,14 @@ def test_sigterm_ends_every_process_also_with_a_run_under_way(server: Server) ->
     while alive(started) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert alive(started) == set()
+    # all that its terminal showed, in lines for people; what the servers print is elsewhere
+    first, ready, *news, last = server.log.read_text(encoding="utf-8").splitlines()
+    assert (first, last) == ("… starting Dagster and MLflow", "… stopping")
+    assert ready == f"… Dagster {server.url}   MLflow http://127.0.0.1:{server.mlflow_port}   (Ctrl-C stops both)"
+    assert [line for line in news if "drop refused: rotten (rotten.csv): the header lacks created_date" in line]
+    assert [line for line in news if re.search(r"  august  1: .* of \d+ leads  by version 1$", line)]
+    assert all(re.match(r"… \d{4}-\d\d-\d\dT", line) for line in news)
+    assert "SensorDaemon" not in server.home.servers_log.read_text(encoding="utf-8")
 
 
 @pytest.mark.long
@@ -448,7 +458,7 @@ def test_killed_its_servers_end_all_the_same_and_the_next_one_waits_for_that(hom
 
     def serving(log: Path) -> "subprocess.Popen[bytes]":
         found = served(home, port, mlflow_port, log, {})
-        found.until("Dagster serves", lambda: b"Serving dagster-webserver" in log.read_bytes())
+        found.until("Dagster serves", lambda: b"Ctrl-C stops both" in log.read_bytes())
         return found.process
 
     killed = serving(tmp_path / "first.log")
@@ -460,7 +470,7 @@ def test_killed_its_servers_end_all_the_same_and_the_next_one_waits_for_that(hom
     try:
         assert alive(started) == set()
         assert "was killed; waiting until its servers have stopped" in (tmp_path / "second.log").read_text()
-        assert "is still sending heartbeats" not in (tmp_path / "second.log").read_text()
+        assert "is still sending heartbeats" not in home.servers_log.read_text()
     finally:
         second.terminate()
         assert second.wait(PATIENCE) == 0
