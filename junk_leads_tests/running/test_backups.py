@@ -62,6 +62,8 @@ for number in itertools.count():  # as runs do: the warehouse, then the ledger, 
 
 
 def test_a_backup_of_one_moment_is_made_while_the_home_is_written_to(trained_home: Home, tmp_path: Path) -> None:
+    for under_way in (trained_home.servers_log, trained_home.tables / "predictions.parquet.part"):
+        under_way.touch()
     with subprocess.Popen([sys.executable, "-c", WRITER, trained_home.root], stdout=subprocess.PIPE) as writer:
         try:
             assert writer.stdout is not None
@@ -76,6 +78,8 @@ def test_a_backup_of_one_moment_is_made_while_the_home_is_written_to(trained_hom
         deliveries = Ledger(copy).deliveries()
         assert {d.drop for d in deliveries if d.status == "accepted"} - {"history", "new"} <= stored
         assert [d.drop for d in deliveries if not d.path.is_file()] == []
+        assert not copy.servers_log.exists()
+        assert list(copy.tables.glob("*.part")) == []
     assert len(stored) > 1
 
 
