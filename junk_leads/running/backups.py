@@ -29,7 +29,7 @@ from junk_leads.stores.warehouse import connect
 
 MANIFEST = "backup.json"
 _SQLITE = b"SQLite format 3\0"
-_BESIDE = ("-wal", "-shm", "-journal", ".wal", ".lock", ".part", "servers.log")  # what is under way: of no use elsewhere
+_BESIDE = ("-wal", "-shm", "-journal", ".wal", ".lock", ".part", "servers.log")  # under way: of no use elsewhere
 
 
 @dataclass(frozen=True)

@@ -110,9 +110,7 @@ def _serve(
             *("--artifacts-destination", home.mlartifacts.as_uri(), "--workers", "1"),
         ],
     }
-    # also SIGINT, which a script's background job would have the servers ignore
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, _stop_once)
+    _end_by_signals()
     guard = subprocess.Popen(
         [sys.executable, "-m", "junk_leads.running.guard"],
         env=environment,
@@ -201,9 +199,18 @@ def serve_scores(home: Home, *, host: str, port: int, tell: Callable[[str], None
         token = os.environ.get(TOKEN_VARIABLE, "").strip()
         app = application(home, hosts=answered_names(host), token=token)
         asked = "with a bearer token" if token else f"without a token (set {TOKEN_VARIABLE} to ask for one)"
-        tell(f"scores http://{host}:{port}/score, {asked}; its page http://{host}:{port}/docs   (Ctrl-C stops it)")
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-        server.run(sockets=[listening])
+        _end_by_signals()
+        with suppress(KeyboardInterrupt):  # which the server raises as well, when it has stopped
+            tell(f"scores http://{host}:{port}/score, {asked}; its page http://{host}:{port}/docs   (Ctrl-C stops it)")
+            server.run(sockets=[listening])
+        tell("stopped")
+
+
+def _end_by_signals() -> None:
+    """Have SIGTERM end this process as Ctrl-C does, and SIGINT also where a script's background job ignores it."""
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, _stop_once)
 
 
 def _stop_once(*_: object) -> None:

@@ -2,6 +2,11 @@
 
 import csv
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -197,8 +202,6 @@ def test_without_a_champion_the_service_says_so(home: Home) -> None:
 
 
 def test_a_taken_port_is_one_plain_line(trained: Trained) -> None:
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -206,6 +209,24 @@ def test_a_taken_port_is_one_plain_line(trained: Trained) -> None:
     assert refused.code == 1
     (line,) = refused.failures
     assert line.endswith("cannot be listened on (Address already in use); choose another with --port or --host")
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_stop_it_with_a_word_and_no_failure(trained: Trained, sign: signal.Signals) -> None:
+    """As a script's background job, which has SIGINT ignored from its start."""
+    ignored = "import runpy, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    serving = f"{ignored}runpy.run_module('junk_leads.cli', run_name='__main__')"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        command = [sys.executable, "-c", serving, "serve", "--port", str(free.getsockname()[1])]
+    environment = {**os.environ, "JUNK_LEADS_HOME": str(trained.home.root)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("… scores http://127.0.0.1:")
+        time.sleep(1)
+        process.send_signal(sign)
+        assert process.stderr.read() == "… stopped\n"
+    assert process.returncode == 0
 
 
 def test_a_promoted_champion_is_taken_while_requests_go_on(
