@@ -465,6 +465,20 @@ def test_a_command_whose_streams_are_closed_does_its_work_and_opens_no_store_in_
     assert [delivery.status for delivery in Ledger(home).deliveries()] == ["accepted"]
 
 
+def test_fault_74_a_name_that_a_terminal_would_obey_is_shown_and_not_obeyed(
+    junk_leads: Callable[..., Outcome], home: Home, tmp_path: Path
+) -> None:
+    file = tmp_path / "a\x1b[2Jred\u202egnp.csv"
+    file.write_text("total_leads_droppped\n1\n", encoding="utf-8")
+    refused = junk_leads("ingest", file)
+    assert refused.code == 1
+    (line,) = refused.failures
+    assert line.startswith(r"a\x1b[2Jred\u202egnp.csv: the header lacks ")
+    assert r"(a\x1b[2Jred\u202egnp.csv): the header lacks " in home.alerts.read_text(encoding="utf-8")
+    told = junk_leads("drops").out + refused.err + home.alerts.read_text(encoding="utf-8")
+    assert not {"\x1b", "\u202e"} & set(told)
+
+
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("sign", "as_json"), [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, False)], ids=str

@@ -18,6 +18,7 @@ import typer
 
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import SCHEDULER_VARIABLE, Home
+from junk_leads.steps.pages.sentences import visible
 
 if TYPE_CHECKING:
     from junk_leads.running.launching import Platform
@@ -49,7 +50,7 @@ def tell(line: str) -> None:
 
 def _in_one_line(text: str) -> str:
     """The text without line ends, which a file's name may hold; other blanks are part of its path."""
-    return re.sub(r"\s*[\r\n]+\s*", " ", text)
+    return visible(re.sub(r"\s*[\r\n]+\s*", " ", text))
 
 
 class Telling(logging.Handler):
@@ -88,7 +89,7 @@ def refuse(line: str) -> None:
 
 def answer(as_json: bool, content: dict[str, Any], text: str) -> None:
     """The result, on stdout."""
-    typer.echo(json.dumps(content, ensure_ascii=False) if as_json else text)
+    typer.echo(json.dumps(content, ensure_ascii=False) if as_json else visible(text))
 
 
 def answer_each(

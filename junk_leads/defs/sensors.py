@@ -21,7 +21,7 @@ from junk_leads.errors import DropRefused, NoChampion, RegistryError
 from junk_leads.home import Home
 from junk_leads.reference import lead_schema
 from junk_leads.steps.leads.reading import read_header
-from junk_leads.steps.pages.sentences import listed
+from junk_leads.steps.pages.sentences import listed, visible
 from junk_leads.stores.incoming import (
     Decision,
     IncomingFile,
@@ -209,5 +209,5 @@ def _tag(text: str) -> str:
 
 
 def _shown(name: str) -> str:
-    """A file's name as UTF-8 text on one line; names may be any bytes."""
-    return " ".join(name.encode("utf-8", "replace").decode().splitlines())
+    """A file's name as text on one line that any terminal may be given; names may be any bytes."""
+    return visible(" ".join(name.encode("utf-8", "replace").decode().splitlines()))

@@ -138,7 +138,7 @@ class WarmProcess:
         if child:
             self.runs[run_id] = child
             return child
-        code, terminal = 1, os.fdopen(os.dup(2), "w", buffering=1)
+        code, printed = 1, os.fdopen(os.dup(2), "w", buffering=1)
         try:
             for open_socket in sockets:
                 open_socket.close()
@@ -160,7 +160,7 @@ class WarmProcess:
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
         except BaseException as error:  # told to end, or what Dagster could not tell in the run's own record
-            print(f"a run's process ended: {type(error).__name__}", file=terminal)
+            print(f"a run's process ended: {type(error).__name__}", file=printed)
         finally:
             with suppress(OSError):
                 sys.stdout.flush()

@@ -4,12 +4,23 @@ What lives here: from evidence to words and rounded figures. What does not: exam
 in the table of evidence alone (`defs/checks.py`).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 MOST_TOLD = 3  # findings of one check
 MOST_NAMES = 5
 LONGEST_NAME = 60  # characters of a delivered column's name, which may be anything
+# what a terminal does not show but obeys, what turns the direction of writing round, and bytes that are no text
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """Text that holds words of other people's (names of files and columns), as any terminal may be given it.
+
+    What is not seen stands there by its escape; line ends and tabs stay.
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class Expectation(Protocol):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
+from junk_leads.steps.pages.sentences import visible
 from junk_leads.stores.ledger import opened
 
 WEBHOOK = "JUNK_LEADS_WEBHOOK"
@@ -36,7 +37,7 @@ class Alert(NamedTuple):
     @property
     def line(self) -> str:
         """What is told."""
-        return " ".join(f"{self.kind}: {self.text}".split())
+        return visible(" ".join(f"{self.kind}: {self.text}".split()))
 
 
 def alert(home: Home, *alerts: Alert) -> list[Alert]:
