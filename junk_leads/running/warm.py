@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -160,7 +161,7 @@ class WarmProcess:
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
         except BaseException as error:  # told to end, or what Dagster could not tell in the run's own record
-            print(f"a run's process ended: {type(error).__name__}", file=printed)
+            traceback.print_exception(error, file=printed)
         finally:
             with suppress(OSError):
                 sys.stdout.flush()
