@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -102,6 +103,16 @@ def interruptible() -> Iterator[None]:
     yield
     signal.signal(signal.SIGINT, former)
     signal.signal(signal.SIGTERM, former_end)
+
+
+def free_port(first: int | None = None) -> int:
+    """A port that nothing listens on, below those that the system hands out by itself; from `first` on, if given."""
+    first = 20_000 + os.getpid() % 5_000 * 2 if first is None else first
+    for port in range(first, first + 1000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise AssertionError("no port is free")
 
 
 def until(what: Callable[[], object]) -> None:

@@ -29,6 +29,8 @@ from junk_leads.steps.pages.sentences import found_sentence, percent
 from junk_leads.stores.ledger import Ledger
 from junk_leads.stores.telling.findings import Finding, Findings
 
+STAGED_ROWS = 2_000_000  # most that are written to a temporary table before they are stored
+
 
 def check_specs(asset: str, partitions: dg.PartitionsDefinition[str] | None = None) -> list[dg.AssetCheckSpec]:
     """One spec for each check of the asset's suite, with its sentence as description.
@@ -159,9 +161,6 @@ def found_by(result: dg.AssetCheckResult | dg.AssetCheckEvaluation) -> str:
     """What a check found, in its own words."""
     found = result.metadata.get("found")
     return str(found.value) if found else (result.description or "")
-
-
-STAGED_ROWS = 2_000_000
 
 
 def stage(

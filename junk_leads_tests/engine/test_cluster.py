@@ -24,7 +24,7 @@ from junk_leads.errors import ClusterUnavailable, DropRefused
 from junk_leads.home import Home
 from junk_leads.stores.registry import Registry
 from junk_leads.stores.warehouse import connect, rows_of
-from junk_leads_tests.conftest import Trained, run_command
+from junk_leads_tests.conftest import Trained, free_port, run_command
 from junk_leads_tests.engine.leads_in_shards import dirty_lines, write_shards
 
 TABLES = ("raw_leads", "cleaned_leads", "interaction_groups", "lead_counts", "encoded_features", "predictions")
@@ -44,12 +44,6 @@ def scheduler() -> Iterator[str]:
 def in_shards(file: Path, folder: Path, shards: int) -> Path:
     header, *rows = file.read_text(encoding="utf-8").splitlines(keepends=True)
     return write_shards(folder, header, rows, ("csv",) * shards)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 # Parity

@@ -21,7 +21,7 @@ from junk_leads.reference import lead_schema
 from junk_leads.running import http_service
 from junk_leads.running.http_service import REQUIRED, application
 from junk_leads.stores.registry import Registry
-from junk_leads_tests.conftest import DELIVERED, Trained, copied_home, run_command
+from junk_leads_tests.conftest import DELIVERED, Trained, copied_home, free_port, run_command
 
 pytestmark = pytest.mark.xdist_group("home")
 
@@ -216,9 +216,7 @@ def test_ctrl_c_and_sigterm_stop_it_with_a_word_and_no_failure(trained: Trained,
     """As a script's background job, which has SIGINT ignored from its start."""
     ignored = "import runpy, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
     serving = f"{ignored}runpy.run_module('junk_leads.cli', run_name='__main__')"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        command = [sys.executable, "-c", serving, "serve", "--port", str(free.getsockname()[1])]
+    command = [sys.executable, "-c", serving, "serve", "--port", str(free_port())]
     environment = {**os.environ, "JUNK_LEADS_HOME": str(trained.home.root)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

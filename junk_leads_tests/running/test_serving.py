@@ -107,7 +107,7 @@ HELD = """
 import sys
 from pathlib import Path
 from junk_leads.home import Home
-from junk_leads.running.serving import _appended, _served_once
+from junk_leads.running.serving import _served_once
 with _served_once(Home(Path(sys.argv[1])), "http://127.0.0.1:3000", print) as lock:
     if sys.argv[2:]:  # as Dagster's server holds it
         import subprocess

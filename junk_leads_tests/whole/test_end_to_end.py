@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,7 +27,7 @@ from junk_leads.home import Home
 from junk_leads.running.guarded_ui import HOSTS_VARIABLE, allowed_hosts
 from junk_leads.running.warm import ask
 from junk_leads.stores.warehouse import connect
-from junk_leads_tests.conftest import Trained, copied_home, needs_proc, run_command
+from junk_leads_tests.conftest import Trained, copied_home, free_port, needs_proc, run_command
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -118,15 +117,6 @@ def answered(request: Request | str) -> Any:
         return json.load(answer)
 
 
-def free_port(first: int) -> int:
-    """A port that nothing listens on, below those that the system hands out by itself."""
-    for port in range(first, first + 1000):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
-    raise AssertionError("no port is free")
-
-
 def served(home: Home, port: int, mlflow_port: int, log: Path, settings: Mapping[str, str]) -> Server:
     """`junk-leads ui` of a home, started in a folder with a module that is called as one of Python's."""
     (log.parent / "calendar.py").write_text("raise SystemExit('it is not to be imported')", encoding="utf-8")
@@ -145,8 +135,7 @@ def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """The server on a copy of the trained home, once Dagster and MLflow answer."""
     folder = tmp_path_factory.mktemp("end_to_end")
     home = copied_home(trained.home, folder / "home")
-    first = 20_000 + os.getpid() % 5_000 * 2
-    port = free_port(first)
+    port = free_port()
     mlflow_port = free_port(port + 1)
     settings = {
         "JUNK_LEADS_SENSOR_SECONDS": "1",
@@ -453,7 +442,7 @@ def test_sigterm_ends_every_process_also_with_a_run_under_way(server: Server) ->
 @pytest.mark.long
 @needs_proc
 def test_killed_its_servers_end_all_the_same_and_the_next_one_waits_for_that(home: Home, tmp_path: Path) -> None:
-    port = free_port(20_000 + os.getpid() % 5_000 * 2)
+    port = free_port()
     mlflow_port = free_port(port + 1)
 
     def serving(log: Path) -> "subprocess.Popen[bytes]":
