@@ -17,7 +17,7 @@ from pydantic import PrivateAttr
 from junk_leads.capacity import failures_told
 from junk_leads.defs.checks import inert
 from junk_leads.defs.recovery import hold
-from junk_leads.engine.table_parts import Output, relation_of
+from junk_leads.engine.table_parts import Stored, relation_of
 from junk_leads.errors import WarehouseUnavailable
 from junk_leads.home import Home
 from junk_leads.stores.warehouse import connect, rows_of, store
@@ -26,7 +26,7 @@ TURN_SECONDS = 1.0  # for so long a run may keep the warehouse from one output t
 PREVIEW_ROWS = 5
 PREVIEW_COLUMNS = 14
 
-Tables: TypeAlias = Mapping[str, Output]
+Tables: TypeAlias = Mapping[str, Stored]
 
 
 class Warehouse(dg.ConfigurableIOManager):
@@ -82,7 +82,7 @@ class Warehouse(dg.ConfigurableIOManager):
         drops = list(context.asset_partition_keys) if context.has_asset_partitions else None
         return rows_of(self.connection(), context.asset_key.path[-1], drops)
 
-    def handle_output(self, context: dg.OutputContext, obj: Output | Tables) -> None:
+    def handle_output(self, context: dg.OutputContext, obj: Stored | Tables) -> None:
         """Replace what the tables hold of this output's partitions, in one transaction."""
         drops = list(context.asset_partition_keys) if context.has_asset_partitions else None
         table = context.asset_key.path[-1]

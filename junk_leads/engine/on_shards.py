@@ -22,8 +22,9 @@ from junk_leads.reference import lead_schema
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.cleaning import normalise, row_hashes
 from junk_leads.steps.leads.counting import count_leads
-from junk_leads.steps.leads.encoding import Encoder, encode
+from junk_leads.steps.leads.encoding import IDENTITY, Encoder, encode_kinds
 from junk_leads.steps.leads.interactions import group_interactions
+from junk_leads.steps.leads.kinds import kinds_in
 from junk_leads.steps.leads.reading import delivered_rows, read_leads
 from junk_leads.steps.leads.splitting import count_lines, opened
 from junk_leads.steps.scoring.scoring import ScoringModel, explain_features, score_features, write_scored_file
@@ -179,12 +180,13 @@ def encode_part(
     """Write the features of a part of cleaned leads."""
     with worker_connection() as con:
         leads, groups = (read_parts(con, [part.path]) for part in cleaned_and_groups)
-        encoded = encode(con, leads, groups, encoder)  # noqa: F841  named in the SQL below
+        features = encode_kinds(con, leads, groups, encoder)
+        encoded = features.rows(con)  # noqa: F841  named in the SQL below
         con.execute("CREATE TEMP TABLE encoded_rows AS SELECT * FROM encoded ORDER BY lead_number")
-        features = con.table("encoded_rows")
+        rows = con.table("encoded_rows")
         frames = {"rows": accounting.block_sums(con, features, encoder)}
-        made = _made(con, features, cleaned_and_groups[0].shard, folder, frames, looks)
-        return EncodedPart(made.part, made.tallies, accounting.count_others(features, encoder))
+        made = _made(con, rows, cleaned_and_groups[0].shard, folder, frames, looks)
+        return EncodedPart(made.part, made.tallies, accounting.count_others(rows, encoder))
 
 
 def score_part(
@@ -192,11 +194,12 @@ def score_part(
 ) -> ScoredPart:
     """Write what a model predicts of a part of features, and what spoke for it."""
     with worker_connection() as con:
-        scored = score_features(con, read_parts(con, [encoded.path]), model)  # noqa: F841  named in the SQL below
+        features = kinds_in(con, read_parts(con, [encoded.path]), IDENTITY)
+        scored = score_features(con, features, model)  # noqa: F841  named in the SQL below
         con.execute("CREATE TEMP TABLE scored_rows AS SELECT * FROM scored ORDER BY lead_number")
         rows, place = con.table("scored_rows"), path_of_part(reasons_folder, encoded.shard)
         made = _made(con, rows, encoded.shard, folder, {"rows": rows}, looks)
-        explained = write_part(con, explain_features(con).order("lead_number"), place)
+        explained = write_part(con, explain_features(con, features).rows(con).order("lead_number"), place)
         return ScoredPart(made.part, made.tallies, Part(encoded.shard, place, explained))
 
 

@@ -1,8 +1,9 @@
-"""Which parts the tables of drops in shards have.
+"""Tables whose rows are not all in one table of their name: of drops in shards, and those that are held by kind.
 
 What lives here: the table `<table>_parts`, one row for each Parquet file with rows of `<table>`, which is replaced,
 kept and taken back in the same transactions as rows are; a view of each drop in parts; and deleting files that no
-table names any more. What does not: writing parts (`engine/parts.py`) and the transactions (`warehouse.py`).
+table names any more. Of one held by kind `<table>_leads` and `<table>_kinds`, and the view `<table>` of both. What does
+not: writing parts (`engine/parts.py`) and the transactions (`warehouse.py`).
 """
 
 import os
@@ -17,29 +18,42 @@ import pyarrow as pa
 from junk_leads.engine.drops import MadeTable
 from junk_leads.engine.parts import Part, read_parts, sql_of_parts
 from junk_leads.steps.leads.accounting import count
+from junk_leads.steps.leads.encoding import IDENTITY
+from junk_leads.steps.leads.kinds import ByKind, kinds_in, rows_of_kinds
 from junk_leads.steps.sql import quoted
 
 SUFFIX = "_parts"
+# Tables that are held by kind, and what is each lead's own there.
+HELD_BY_KIND = {"encoded_features": IDENTITY, "reasons": ("drop", "lead_number")}
+LEADS, KINDS = "_leads", "_kinds"
 FORMER = "former_"
 _SCHEMA = pa.schema(
     {"drop": pa.string(), "shard": pa.int64(), "path": pa.string(), "row_count": pa.int64(), "first_lead": pa.int64()}
 )
 
 Output: TypeAlias = duckdb.DuckDBPyRelation | MadeTable
+Stored: TypeAlias = Output | ByKind  # what a table can be made of
 
 
 def has_table(con: duckdb.DuckDBPyConnection, table: str) -> bool:
-    """Whether the warehouse has this table."""
-    found = con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = ? AND NOT temporary", [table])
+    """Whether the warehouse has this table, as one or by kind."""
+    found = con.execute(
+        "SELECT count(*) FROM duckdb_tables() WHERE table_name IN (?, ?) AND NOT temporary", [table, table + KINDS]
+    )
     return bool(found.fetchall()[0][0])
 
 
+def table_of_rows(con: duckdb.DuckDBPyConnection, table: str) -> str:
+    """The table with a row for each row of `table`: itself, unless it is held by kind."""
+    return table + LEADS if has_table(con, table + LEADS) else table
+
+
 def rows_and_parts(
-    con: duckdb.DuckDBPyConnection, outputs: Mapping[str, Output], drops: Sequence[str] | None
+    con: duckdb.DuckDBPyConnection, outputs: Mapping[str, Stored], drops: Sequence[str] | None
 ) -> dict[str, duckdb.DuckDBPyRelation]:
     """Outputs as rows of tables: of one in parts, none of its own and one for each part in the table of its parts.
 
-    Rows that take the place of parts leave none.
+    Rows that take the place of parts leave none. Of a table that is held by kind they are the rows of two.
     """
     told: dict[str, duckdb.DuckDBPyRelation] = {}
     for table, output in outputs.items():
@@ -47,22 +61,54 @@ def rows_and_parts(
         if isinstance(output, MadeTable):
             (drop,) = drops or ()
             parts = [{**_row(con, part), "drop": drop} for part in output.parts]
-            told[table] = relation_of(con, output).limit(0)
+        rows = relation_of(con, output)
+        rows = rows.limit(0) if isinstance(output, MadeTable) else rows
+        if table in HELD_BY_KIND:
+            by_kind = output if isinstance(output, ByKind) else kinds_in(con, rows, HELD_BY_KIND[table], table)
+            told |= {table + LEADS: by_kind.leads, table + KINDS: by_kind.kinds}
         else:
-            told[table] = output
+            told[table] = rows
         if parts or (drops is not None and has_table(con, table + SUFFIX)):
             told[table + SUFFIX] = con.from_arrow(pa.Table.from_pylist(parts, _SCHEMA))
     return told
 
 
-def relation_of(con: duckdb.DuckDBPyConnection, output: Output) -> duckdb.DuckDBPyRelation:
+def relation_of(con: duckdb.DuckDBPyConnection, output: Stored) -> duckdb.DuckDBPyRelation:
     """The rows of an output, wherever they are."""
+    if isinstance(output, ByKind):
+        return output.rows(con)
     return read_parts(con, [part.path for part in output.parts]) if isinstance(output, MadeTable) else output
 
 
-def count_of(output: Output) -> int:
+def count_of(con: duckdb.DuckDBPyConnection, output: Stored) -> int:
     """The number of rows of an output, wherever they are."""
-    return output.rows if isinstance(output, MadeTable) else count(output)
+    return output.rows if isinstance(output, MadeTable) else count(relation_of(con, output))
+
+
+def by_kind_of(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> ByKind:
+    """What a table that is held by kind has of a drop, of whichever delivery.
+
+    A table made before it was held so gives the same.
+    """
+    of_drop = duckdb.ColumnExpression("drop") == duckdb.ConstantExpression(drop)
+    if not has_table(con, table + KINDS):
+        return kinds_in(con, con.table(table).filter(of_drop), HELD_BY_KIND[table], f"held {table}")
+    return ByKind(*(con.table(name).filter(of_drop) for name in (table + LEADS, table + KINDS)))
+
+
+def hold_by_kind(con: duckdb.DuckDBPyConnection, table: str) -> None:
+    """Take a table with a row for each lead apart, as it was made before it was held by kind."""
+    found = con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = ? AND NOT temporary", [table])
+    if found.fetchall()[0][0]:
+        by_kind = kinds_in(con, con.table(table), HELD_BY_KIND[table], f"former {table}")
+        for name, rows in ((table + LEADS, by_kind.leads), (table + KINDS, by_kind.kinds)):  # noqa: B007
+            con.execute(f"CREATE TABLE {quoted(name)} AS SELECT * FROM rows")
+        con.execute(f"DROP TABLE {quoted(table)}")
+
+
+def show_rows_of_kinds(con: duckdb.DuckDBPyConnection, table: str) -> None:
+    """Keep the view `<table>` what its two tables are: a row for each lead, with the columns that both have now."""
+    con.execute(f"CREATE OR REPLACE VIEW {quoted(table)} AS {rows_of_kinds(table + LEADS, table + KINDS)}")
 
 
 def parts_of(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> list[Part]:

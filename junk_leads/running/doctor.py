@@ -23,7 +23,7 @@ import duckdb
 
 from junk_leads.capacity import failures_told, memory_limit, told
 from junk_leads.engine.shards import MANIFEST
-from junk_leads.engine.table_parts import SUFFIX, has_table, parts_of
+from junk_leads.engine.table_parts import SUFFIX, has_table, parts_of, table_of_rows
 from junk_leads.errors import DropRefused, JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.steps.leads.splitting import CAPS
@@ -176,7 +176,7 @@ def _lost_rows(
             yield from _lost_parts(con, table)
             continue
         if not thorough:
-            ((rows,),) = con.execute(f"SELECT count(*) FROM {quoted(table)}").fetchall()
+            ((rows,),) = con.execute(f"SELECT count(*) FROM {quoted(table_of_rows(con, table))}").fetchall()
             if rows != noted:
                 yield Finding(f"{table} has {rows:,} rows, {noted:,} were stored", "run `junk-leads doctor --repair`")
             continue

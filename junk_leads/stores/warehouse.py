@@ -19,12 +19,18 @@ from junk_leads.capacity import failures_told, limit_memory, memory_limit
 from junk_leads.engine.drops import MadeTable
 from junk_leads.engine.table_parts import (
     FORMER,
+    HELD_BY_KIND,
+    KINDS,
+    LEADS,
     SUFFIX,
-    Output,
+    Stored,
     count_rows_in_parts,
+    hold_by_kind,
     rows_and_parts,
     show_parts,
+    show_rows_of_kinds,
     sweep,
+    table_of_rows,
     with_parts,
 )
 from junk_leads.engine.table_parts import has_table as has_table
@@ -59,7 +65,7 @@ _HOLDINGS_TABLE = (
 )
 DROP = "drop"
 # Its columns are the features of all models that were champion: those of another model are null in a row.
-_OF_ALL_MODELS = "encoded_features"
+_OF_ALL_MODELS = f"encoded_features{KINDS}"
 _INTEGERS = {f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMALL", "BIG", "HUGE")}
 _INTEGERS |= {"INTEGER", "UINTEGER"}
 
@@ -177,15 +183,15 @@ def _make(path: Path) -> None:
 
 def store(
     con: duckdb.DuckDBPyConnection,
-    outputs: Mapping[str, Output],
+    outputs: Mapping[str, Stored],
     drops: Sequence[str] | None,
     content: str | None = None,
 ) -> dict[str, int]:
     """Replace what each table holds of `drops` (of everything, when None), all in one transaction.
 
     Rows go in by column name; a missing table is made, typed, even for no rows; a new column is added, and an output
-    that lacks a column of its table is refused (WarehouseUnavailable): only `encoded_features` has columns that a row
-    may lack, those of other models. `content` identifies the delivery that the first table's
+    that lacks a column of its table is refused (WarehouseUnavailable): only features may lack columns, those of other
+    models. `content` identifies the delivery that the first table's
     rows come from; without it the drops' content in `raw_leads` is taken. Returns rows stored by table.
     A failure leaves every former row as it was. Of an output in parts, it is noted which they are.
     """
@@ -193,9 +199,14 @@ def store(
     in_parts = {table: output for table, output in outputs.items() if isinstance(output, MadeTable)}
     con.begin()
     try:
+        by_kind = [table for table in outputs if table in HELD_BY_KIND]
+        for table in by_kind:
+            hold_by_kind(con, table)
         relations = rows_and_parts(con, outputs, drops)
         for table, relation in relations.items():
             _fit_table(con, table, relation)
+        for table in by_kind:
+            show_rows_of_kinds(con, table)
         main = next(iter(outputs))
         if main in PASSED:
             for drop in drops or ():
@@ -213,6 +224,7 @@ def store(
     except BaseException:
         con.rollback()
         raise
+    stored |= {table: stored[table + LEADS] for table in by_kind}
     for table, made in in_parts.items():
         stored[table] = made.rows
         sweep(con, table, (drops or ("",))[0], made)
@@ -421,7 +433,7 @@ def _hold(con: duckdb.DuckDBPyConnection, table: str, drops: Sequence[str], cont
     )
     con.execute(
         f"INSERT INTO {HOLDINGS} SELECT $table, n.drop, n.content, coalesce(c.row_count, 0), now() "
-        f"FROM newly_held AS n LEFT JOIN (SELECT drop, count(*) AS row_count FROM {quoted(table)} "
+        f"FROM newly_held AS n LEFT JOIN (SELECT drop, count(*) AS row_count FROM {quoted(table_of_rows(con, table))} "
         "WHERE drop IN (SELECT unnest($drops)) GROUP BY drop) AS c USING (drop)",
         given,
     )

@@ -28,8 +28,9 @@ from junk_leads.errors import DropRefused, TrainingRefused
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.cleaning import clean
 from junk_leads.steps.leads.counting import count_leads
-from junk_leads.steps.leads.encoding import Encoder, encode
+from junk_leads.steps.leads.encoding import IDENTITY, Encoder, encode
 from junk_leads.steps.leads.interactions import group_interactions
+from junk_leads.steps.leads.kinds import kinds_in
 from junk_leads.steps.leads.reading import read_leads
 from junk_leads.steps.learning.experimenting import METRICS, SPLITS
 from junk_leads.steps.learning.training import LabelledFeatures
@@ -106,7 +107,9 @@ class Inputs:
         made = self._dirty(made, replace).select(columns)
         others = accounting.count_others(made, ENCODER)
         usually = None if usual is None else dict.fromkeys(ENCODER.levels, usual)
-        return features.encoded_features_checks(self.con, made, ENCODER, leads, others, usually)
+        return features.encoded_features_checks(
+            self.con, kinds_in(self.con, made, IDENTITY), ENCODER, leads, others, usually
+        )
 
     def counted(self, replace: str = "", *, leads: int = 3) -> Results:
         """The checks of a kind of three leads and no other."""
@@ -652,7 +655,7 @@ def test_no_leads_pass_every_other_check(inputs: Inputs) -> None:
     found = [
         *leads.cleaned_leads_checks(inputs.con, none, 0, 0),
         *leads.interaction_groups_checks(inputs.con, groups, none),
-        *features.encoded_features_checks(inputs.con, encoded, ENCODER, 0, others),
+        *features.encoded_features_checks(inputs.con, kinds_in(inputs.con, encoded, IDENTITY), ENCODER, 0, others),
         *inputs.predicted(rows=0, leads=0),
     ]
     assert [result.check_name for result in found if not result.passed] == []

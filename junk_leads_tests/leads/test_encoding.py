@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from junk_leads.reference import INTERACTION_GROUPS
 from junk_leads.steps.leads.cleaning import clean, normalise
-from junk_leads.steps.leads.encoding import IDENTITY, LEVEL_COLUMNS, Encoder, encode, map_levels
+from junk_leads.steps.leads.encoding import IDENTITY, LEVEL_COLUMNS, Encoder, encode, encode_kinds, map_levels
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.levels import learn_significant_levels
 from junk_leads.steps.learning.training import LabelledFeatures
@@ -195,6 +195,30 @@ def test_leads_without_groups_are_left_out(con: duckdb.DuckDBPyConnection, leads
     cleaned = normalise(con, leads({}, {}), SCHEMA)
     assert encode(con, cleaned, group_interactions(con, cleaned.filter("lead_number = 1")), SOME).fetchall() != []
     assert len(encode(con, cleaned, group_interactions(con, cleaned.filter("lead_number = 1")), SOME)) == 1
+
+
+def test_a_lead_whose_kind_lacks_something_has_features_that_lack_it(
+    con: duckdb.DuckDBPyConnection, leads: Make
+) -> None:
+    """So that the check of missing features fires, instead of the lead being left out."""
+    cleaned = normalise(con, leads({}, {}), SCHEMA).select("* REPLACE (nullif(lead_number, 2)::TINYINT AS city_tier)")
+    made = rows_as_dicts(encode(con, cleaned, group_interactions(con, cleaned), SOME).order("lead_number"))
+    assert [row["city_tier_1"] for row in made] == [1, None]
+
+
+def test_features_are_held_once_for_leads_that_are_alike(con: duckdb.DuckDBPyConnection, leads: Make) -> None:
+    cells = [{"syllabus": n % 2, "city_mapped": city} for n, city in enumerate(["delhi", "goa", "delhi", "ooty"])]
+    cleaned = normalise(con, leads(*cells, drop="a").union(leads(*cells[::-1], drop="b")), SCHEMA)
+    made = encode_kinds(con, cleaned, group_interactions(con, cleaned), SOME)
+    kinds = dict(made.leads.select("drop || lead_number, kind").fetchall())
+    assert [kinds[f"a{n}"] for n in (1, 2, 3, 4)] == [kinds[f"a{n}"] for n in (3, 4, 1, 2)]
+    assert [kinds[f"b{n}"] for n in (1, 2, 3, 4)] == [
+        kinds["a4"] + 2,
+        kinds["a3"] + 2,
+        kinds["a2"] + 2,
+        kinds["a1"] + 2,
+    ]
+    assert sorted(made.kinds.select("kind").fetchall()) == [(0,), (1,), (2,), (3,)]
 
 
 def test_minor_levels_are_told_as_others(con: duckdb.DuckDBPyConnection, leads: Make) -> None:

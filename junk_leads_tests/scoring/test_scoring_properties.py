@@ -24,15 +24,22 @@ from hypothesis.extra import numpy as arrays
 
 from junk_leads.reference import INTERACTION_GROUPS, level_names
 from junk_leads.steps.leads.cleaning import clean, normalise
-from junk_leads.steps.leads.encoding import LEVEL_COLUMNS, encode
+from junk_leads.steps.leads.encoding import IDENTITY, LEVEL_COLUMNS, encode
 from junk_leads.steps.leads.interactions import group_interactions
-from junk_leads.steps.leads.kinds import kinds_of_leads
+from junk_leads.steps.leads.kinds import MARK, kinds_in, kinds_of_leads
 from junk_leads.steps.leads.reading import read_leads
 from junk_leads.steps.learning.calibration import Calibration
 from junk_leads.steps.learning.grading import GRADES, grade_of, score_of
 from junk_leads.steps.scoring import scoring
 from junk_leads.steps.scoring.reasons import LONGEST, STRONGEST, contributions, how_many_apply, reasons_of
-from junk_leads.steps.scoring.scoring import FORMULA_STARTS, PREDICTED, ScoringModel, score_raw_leads, write_scored_file
+from junk_leads.steps.scoring.scoring import (
+    FORMULA_STARTS,
+    PREDICTED,
+    ScoringModel,
+    score_features,
+    score_raw_leads,
+    write_scored_file,
+)
 from junk_leads.stores.mlflow_store import mlflow_quiet
 from junk_leads.stores.registry import Registry
 from junk_leads.stores.warehouse import connect, rows_of
@@ -504,14 +511,19 @@ def test_a_scored_file_that_fails_halfway_leaves_the_former_one_and_nothing_else
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"d.csv": "former"}
 
 
-@pytest.mark.parametrize("mark", [scoring.MARK, "0::UBIGINT"], ids=["as it is", "all kinds meet"])
-def test_leads_in_pieces_of_any_size_and_kinds_whose_hashes_meet_have_the_predictions_they_have(
+@pytest.mark.parametrize("mark", ["", MARK, "0::UBIGINT"], ids=["of codes", "of rows", "of rows, all of one hash"])
+def test_leads_in_pieces_of_any_size_and_kinds_however_found_have_the_predictions_they_have(
     model: ScoringModel, trained: Trained, new: Delivered, monkeypatch: pytest.MonkeyPatch, mark: str
 ) -> None:
     monkeypatch.setattr(scoring, "KINDS_AT_ONCE", 7)
-    monkeypatch.setattr(scoring, "MARK", mark)
     with duckdb.connect() as con:
         leads = read_leads(con, trained.new, SCHEMA).leads.select("'new' AS drop, *")
-        told = score_raw_leads(con, leads, model, SCHEMA).to_pylist()
+        if mark:
+            monkeypatch.setattr("junk_leads.steps.leads.kinds.MARK", mark)
+            cleaned = normalise(con, leads, SCHEMA)
+            rows = encode(con, cleaned, group_interactions(con, cleaned), model.encoder)
+            told = score_features(con, kinds_in(con, rows, IDENTITY), model).to_arrow_table().to_pylist()
+        else:
+            told = score_raw_leads(con, leads, model, SCHEMA).to_pylist()
     found = {row["lead_number"]: tuple(row[name] for name in PREDICTED) for row in told}
     assert {lead: found[lead] for lead in new.predicted} == new.predicted

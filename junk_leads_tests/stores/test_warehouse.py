@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 
+from junk_leads.engine.table_parts import by_kind_of
 from junk_leads.errors import DropUnknown, WarehouseUnavailable
 from junk_leads.stores import warehouse
 from junk_leads.stores.warehouse import _seen_locked, connect, holds, rows_of, store, take_back
@@ -78,6 +80,56 @@ def test_features_of_another_model_are_null_in_a_row(con: duckdb.DuckDBPyConnect
     for drop, feature in (("a", "x"), ("b", "y")):
         store(con, {"encoded_features": con.sql(f"SELECT '{drop}' AS drop, 1 AS {feature}")}, [drop])
     assert rows(con, "encoded_features") == [("a", 1, None), ("b", None, 1)]
+
+
+LEADS = "(VALUES (1, 5, 0.5), (2, 6, 0.25), (3, 5, 0.5)) AS leads (lead_number, x, base)"
+
+
+def shown(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> list[Any]:
+    return con.sql(f"SELECT * FROM {table} WHERE drop = '{drop}' ORDER BY lead_number").fetchall()
+
+
+def test_what_leads_of_a_kind_share_is_held_once_and_shown_for_each_of_them(con: duckdb.DuckDBPyConnection) -> None:
+    for drop in ("a", "b", "a"):
+        leads = con.sql(f"SELECT '{drop}' AS drop, lead_number, x, base FROM {LEADS}")
+        assert store(con, {"predictions": leads, "reasons": leads}, [drop])["reasons"] == 3
+    assert con.table("reasons").columns == ["drop", "lead_number", "x", "base"]
+    for drop in ("a", "b"):
+        assert shown(con, "reasons", drop) == shown(con, "predictions", drop) != []
+    assert len(con.table("reasons_leads")) == 6
+    assert len(con.table("reasons_kinds")) == 4
+    assert sorted(by_kind_of(con, "reasons", "b").rows(con).fetchall()) == shown(con, "predictions", "b")
+
+
+def test_a_table_made_before_it_was_held_by_kind_keeps_its_rows(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute(f"CREATE TABLE encoded_features AS SELECT 'a' AS drop, lead_number, x, NULL::INTEGER AS y FROM {LEADS}")
+    former = shown(con, "encoded_features", "a")
+    assert sorted(by_kind_of(con, "encoded_features", "a").rows(con).fetchall()) == former
+    new = con.sql("SELECT 'b' AS drop, 1 AS lead_number, 7 AS y, 8 AS z")
+    store(con, {"encoded_features": new}, ["b"])
+    assert shown(con, "encoded_features", "a") == [(*row, None) for row in former]
+    assert shown(con, "encoded_features", "b") == [("b", 1, None, 7, 8)]
+    assert len(con.table("encoded_features_kinds")) == 3
+
+
+def test_two_tables_made_before_and_new_rows_of_them_do_not_come_in_each_others_way(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    """Features of a former home are scored: what is stored is made of kinds found in one former table, of another."""
+    for table in ("encoded_features", "reasons"):
+        con.execute(f"CREATE TABLE {table} AS SELECT 'a' AS drop, lead_number, x, '{table}' AS y FROM {LEADS}")
+    found = by_kind_of(con, "encoded_features", "a")
+    store(con, {"predictions": found.rows(con), "reasons": found}, ["a"])
+    assert shown(con, "reasons", "a") == shown(con, "predictions", "a") == shown(con, "encoded_features", "a")
+
+
+def test_a_failure_leaves_a_table_made_before_as_it_was(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute(f"CREATE TABLE reasons AS SELECT 'a' AS drop, lead_number, x FROM {LEADS}")
+    foreign = con.sql("SELECT 'c' AS drop, 1 AS lead_number, 7 AS x")
+    with pytest.raises(WarehouseUnavailable, match="an output of reasons_leads holds rows of other drops than b"):
+        store(con, {"reasons": foreign}, ["b"])
+    assert con.sql("SHOW TABLES").fetchall() == [("reasons",), ("table_drops",)]
+    assert len(shown(con, "reasons", "a")) == 3
 
 
 def test_an_output_without_rows_makes_a_typed_table(

@@ -20,12 +20,13 @@ from junk_leads.defs.labelled_drops import LABELLED_DROPS, looked_at
 from junk_leads.defs.resources import EngineResource, HomeResource
 from junk_leads.defs.trust import Accepting, trust_of, trust_specs
 from junk_leads.engine.drops import MadeTable, encode_drop
-from junk_leads.engine.table_parts import Output, count_of, parts_of, relation_of
+from junk_leads.engine.table_parts import count_of, parts_of, relation_of
 from junk_leads.errors import DropNotTrusted, TrainingRefused
 from junk_leads.reference import INTERACTION_GROUPS, lead_schema, model_settings
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.counting import KIND_COLUMNS
-from junk_leads.steps.leads.encoding import IDENTITY, LEVEL_COLUMNS, Encoder, encode
+from junk_leads.steps.leads.encoding import IDENTITY, LEVEL_COLUMNS, Encoder, encode_kinds
+from junk_leads.steps.leads.kinds import ByKind
 from junk_leads.steps.leads.levels import learn_significant_levels
 from junk_leads.stores.drops.labelled import counts_of, learned_once, uncounted
 from junk_leads.stores.drops.trusting import beside_training
@@ -150,15 +151,15 @@ def encoded_features(
         tell_of_champion(context.instance, home.registry, model.version)
         encoder, leads = model.encoder, accounting.count(cleaned_leads)
         parts = parts_of(con, "cleaned_leads", drop)
-        encoded: Output
+        encoded: ByKind | MadeTable
         if parts:
             groups = parts_of(con, "interaction_groups", drop)
             looks = load_suite("encoded_features", _facts(encoder)).looks
             encoded, others = encode_drop(con, work, parts, groups, encoder, folder=work.folder, looks=looks)
         else:
-            made = encode(con, cleaned_leads, interaction_groups, encoder)
-            encoded = stage(con, "encoded_features", made, leads)
-            others = accounting.count_others(encoded, encoder)
+            made = encode_kinds(con, cleaned_leads, interaction_groups, encoder)
+            encoded = ByKind(stage(con, "encoded_leads", made.leads, leads), stage(con, "encoded_kinds", made.kinds))
+            others = accounting.count_others(encoded.rows(con), encoder)
         usual_others = model.settings.get("shares_of_others")
         results = encoded_features_checks(con, encoded, encoder, leads, others, usual_others)
         metadata = {
@@ -181,7 +182,7 @@ def encoded_features(
 
 def encoded_features_checks(
     con: duckdb.DuckDBPyConnection,
-    encoded: Output,
+    encoded: ByKind | MadeTable,
     encoder: Encoder,
     leads: int,
     others: Mapping[str, int],
@@ -199,7 +200,7 @@ def encoded_features_checks(
         **{f"most_others:{column}": share for column, share in most.items()},
         **_facts(encoder),
     }
-    rows, columns = count_of(encoded), relation_of(con, encoded).columns
+    rows, columns = count_of(con, encoded), relation_of(con, encoded).columns
     frames: dict[str, Any] = {
         "header": tuple(columns),
         "account": accounting.one_row(con, rows_unaccounted=abs(leads - rows)),

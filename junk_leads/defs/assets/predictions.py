@@ -18,7 +18,7 @@ from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.resources import EngineResource, HomeResource
 from junk_leads.engine.drops import MadeTable, score_drop, write_scored_drop
-from junk_leads.engine.table_parts import Output, count_of, parts_of, relation_of
+from junk_leads.engine.table_parts import Output, Stored, by_kind_of, count_of, parts_of, relation_of
 from junk_leads.reference import model_settings
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.reading import delivered_rows
@@ -64,13 +64,14 @@ def predictions(
         model = home.registry.champion()
         parts = parts_of(con, "encoded_features", drop)
         scored: Output
-        explained: Output
+        explained: Stored
         if parts:
             folders = {"folder": work.folder, "reasons_folder": work.beside("reasons")}
             scored, explained = score_drop(con, work, parts, model, **folders, looks=LOOKS)
         else:
-            scored = score_features(con, encoded_features, model)
-            explained = explain_features(con)
+            features = by_kind_of(con, "encoded_features", drop)
+            scored = score_features(con, features, model)
+            explained = explain_features(con, features)
         results = predictions_checks(con, scored, accounting.count(encoded_features))
         made_from = {"probability": [("encoded_features", f) for f in model.encoder.features]}
         target = home.home.predictions / f"{drop}.csv"
@@ -104,7 +105,7 @@ def predictions(
 
 def predictions_checks(con: duckdb.DuckDBPyConnection, scored: Output, leads: int) -> list[dg.AssetCheckResult]:
     """The checks of predictions for this many cleaned leads."""
-    rows, told = count_of(scored), relation_of(con, scored)  # noqa: F841  named in the SQL below
+    rows, told = count_of(con, scored), relation_of(con, scored)  # noqa: F841  named in the SQL below
     distinct = con.sql("SELECT count(DISTINCT probability) FROM told").fetchall()[0][0]
     seen = scored.tallies["rows"] if isinstance(scored, MadeTable) else scored
     account = accounting.one_row(

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from junk_leads.reference import INTERACTION_GROUPS, LeadSchema
 from junk_leads.steps.leads.encoding import Encoder
+from junk_leads.steps.leads.kinds import ByKind
 from junk_leads.steps.sql import quoted
 
 TELLING_DROP = 100  # leads; the shares of a smaller drop tell little
@@ -68,9 +69,7 @@ def sum_differences(
     )
 
 
-def block_sums(
-    con: duckdb.DuckDBPyConnection, encoded: duckdb.DuckDBPyRelation, encoder: Encoder
-) -> duckdb.DuckDBPyRelation:
+def block_sums(con: duckdb.DuckDBPyConnection, features: ByKind, encoder: Encoder) -> duckdb.DuckDBPyRelation:
     """For each lead its encoder id, the sum of each one-hot block, missing features and the smallest one."""
     sums = ", ".join(
         f"{' + '.join(f'{quoted(f)}::SMALLINT' for f in block)} AS {quoted(column)}"
@@ -78,9 +77,11 @@ def block_sums(
     )
     plain = [f for f, source in encoder.sources.items() if f == source]
     everything = " + ".join(quoted(f) for f in encoder.features)
+    leads, kinds = features.leads, features.kinds  # noqa: F841  named in the SQL below
     return con.sql(
-        f"SELECT encoder_id, {sums}, ({everything} IS NULL)::TINYINT AS missing_features, "
-        f"least({', '.join(map(quoted, plain))}) AS smallest_feature FROM encoded"
+        f"SELECT encoder_id, s.* EXCLUDE (drop, kind) FROM leads JOIN (SELECT drop, kind, {sums}, "
+        f"({everything} IS NULL)::TINYINT AS missing_features, "
+        f"least({', '.join(map(quoted, plain))}) AS smallest_feature FROM kinds) AS s USING (drop, kind)"
     )
 
 

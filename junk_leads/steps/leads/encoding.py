@@ -15,12 +15,14 @@ from typing import Any
 import duckdb
 
 from junk_leads.reference import INTERACTION_GROUPS, OTHERS, city_tiers, interaction_groups, lead_schema
+from junk_leads.steps.leads.kinds import ByKind
 from junk_leads.steps.sql import literal, quoted
 
 LEVEL_COLUMNS = ("first_platform_c", "first_utm_medium_c", "first_utm_source_c", "city_mapped")
 COUNT_COLUMNS = ("total_leads_droppped", "referred_lead")
 TIERS = (1, 2, 3)
 IDENTITY = ("drop", "lead_number", "encoder_id", "created_date", "app_complete_flag")
+_AS_THEY_ARE = ("city_tier", "is_city_missing", *COUNT_COLUMNS, *INTERACTION_GROUPS)  # a lead's kind besides its levels
 
 
 @dataclass(frozen=True)
@@ -122,16 +124,39 @@ def encode(
     groups: duckdb.DuckDBPyRelation,
     encoder: Encoder,
 ) -> duckdb.DuckDBPyRelation:
-    """Features: one row for each cleaned lead.
+    """Features: one row for each cleaned lead, `IDENTITY` and then `encoder.features` in order; as `encode_kinds`."""
+    return encode_kinds(con, leads, groups, encoder).rows(con)
 
-    Takes cleaned leads and their interaction groups; returns `drop`, `lead_number`, `encoder_id`,
-    `created_date`, `app_complete_flag`, then `encoder.features` in order.
+
+def encode_kinds(
+    con: duckdb.DuckDBPyConnection,
+    leads: duckdb.DuckDBPyRelation,
+    groups: duckdb.DuckDBPyRelation,
+    encoder: Encoder,
+) -> ByKind:
+    """Features by kind of lead, of cleaned leads and their interaction groups.
+
+    Kinds are numbered by what they are. The relations read TEMP tables of `con`, which the next call replaces.
     """
     codes = ", ".join(f'{sql} AS "{column}"' for column, sql in _codes(encoder).items())
     coded = con.sql(f"SELECT * REPLACE ({codes}) FROM leads")  # noqa: F841  named in the SQL below
-    return con.sql(
-        f"SELECT drop, lead_number, '{encoder.id}' AS encoder_id, created_date, app_complete_flag, "
-        f"{_features(encoder)} FROM coded JOIN groups USING (drop, lead_number)"
+    alike = ("drop", *encoder.levels, *_AS_THEY_ARE)
+    kind = ", ".join(map(quoted, alike))
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE coded_leads AS SELECT lead_number, created_date, app_complete_flag, {kind} "
+        "FROM coded JOIN groups USING (drop, lead_number)"
+    )
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE coded_kinds AS SELECT {kind}, row_number() OVER (ORDER BY {kind}) - 1 AS kind "
+        f"FROM (SELECT DISTINCT {kind} FROM coded_leads)"
+    )
+    same = " AND ".join(f"l.{quoted(name)} IS NOT DISTINCT FROM k.{quoted(name)}" for name in alike)
+    return ByKind(
+        con.sql(
+            f"SELECT l.drop, lead_number, '{encoder.id}' AS encoder_id, created_date, app_complete_flag, kind "
+            f"FROM coded_leads AS l JOIN coded_kinds AS k ON {same}"
+        ),
+        con.sql(f"SELECT drop, kind, {_features(encoder)} FROM coded_kinds"),
     )
 
 
@@ -144,12 +169,12 @@ def code_counts(
     each encoder's kind (`kind_0`, `kind_1`...), `created_day` (days since 1970), the label and `lead_count`. The others
     hold the features of each encoder's kinds, in the order of their places.
     """
-    same = ("city_tier", "is_city_missing", *COUNT_COLUMNS, *INTERACTION_GROUPS)
     label = lead_schema().label
     mine = [{f"{column}_{n}": codes for column, codes in _codes(e).items()} for n, e in enumerate(encoders)]
     codes = ", ".join(f'{sql} AS "{name}"' for found in mine for name, sql in found.items())
     kind = ", ".join(
-        f"least({name}, {2**31 - 1})::INTEGER AS {name}" if name in INTERACTION_GROUPS else name for name in same
+        f"least({name}, {2**31 - 1})::INTEGER AS {name}" if name in INTERACTION_GROUPS else name
+        for name in _AS_THEY_ARE
     )
     con.execute(
         f"""
@@ -161,7 +186,7 @@ def code_counts(
     )
     features, joins = [], []
     for number, (encoder, found) in enumerate(zip(encoders, mine, strict=True)):
-        apart = ", ".join(quoted(name) for name in (*found, *same))
+        apart = ", ".join(quoted(name) for name in (*found, *_AS_THEY_ARE))
         con.execute(
             f"""
             CREATE OR REPLACE TEMP TABLE kinds_{number} AS

@@ -1,19 +1,79 @@
 """Kinds of leads: leads with the same features, which any model treats alike.
 
-What lives here: finding the kinds among leads, and what those of a kind are in a column. Many leads are of few kinds
-(191,171 leads of 2021 are of 19,676), so models are fitted, applied and explained by kind. What does not: the
-features themselves (`encoding.py`).
+What lives here: tables by kind, finding the kinds among leads, and what those of a kind are in a column. Many leads
+are of few kinds (191,171 leads of 2021 are of 19,676), so models are fitted, applied and explained by kind, and what
+they share is held once. What does not: the features themselves (`encoding.py`).
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from junk_leads.steps.leads.encoding import Encoder
+from junk_leads.steps.sql import quoted
+
+if TYPE_CHECKING:
+    from junk_leads.steps.leads.encoding import Encoder
 
 MOST_COUNTED = 5  # counts of this many and more are told together
+MOST_COUNTED = 5  # counts of this many and more are told together
+MARK = "hash({})"  # of what makes a kind
+
+
+@dataclass(frozen=True)
+class ByKind:
+    """A table with a row for each lead, what leads of a kind share held once.
+
+    `leads` has a row for each lead: what is its own, `drop` first, and its `kind`; `kinds` one for each kind of a drop:
+    `drop`, `kind` and what they share. No two kinds of one object share a number, whatever their drops.
+    """
+
+    leads: duckdb.DuckDBPyRelation
+    kinds: duckdb.DuckDBPyRelation
+
+    def rows(self, con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
+        """One row for each lead: what is its own, then what is its kind's."""
+        leads, kinds = self.leads, self.kinds  # noqa: F841  named in the SQL below
+        return con.sql(rows_of_kinds("leads", "kinds"))
+
+
+def rows_of_kinds(leads: str, kinds: str) -> str:
+    """SQL for one row for each lead, of two tables as those of `ByKind`."""
+    return (
+        f"SELECT l.* EXCLUDE (kind), k.* EXCLUDE (drop, kind) FROM {quoted(leads)} AS l "
+        f"JOIN {quoted(kinds)} AS k ON l.drop = k.drop AND l.kind = k.kind"
+    )
+
+
+def kinds_in(
+    con: duckdb.DuckDBPyConnection, rows: duckdb.DuckDBPyRelation, own: Sequence[str], name: str = "leads"
+) -> ByKind:
+    """The kinds among leads, one row for each, of which the columns `own`, `drop` among them, are each lead's own.
+
+    The relations read TEMP tables of `con`, which the next call with this `name` replaces.
+    """
+    mine = [column for column in own if column in rows.columns]
+    shared = ["drop", *(quoted(column) for column in rows.columns if column not in mine)]
+    kind, leads_own = ", ".join(shared), ", ".join(f"l.{quoted(column)}" for column in mine)
+    mark, leads, kinds = MARK.format(kind), quoted(f"{name}_of_kinds"), quoted(f"kinds_of_{name}")
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE {kinds} AS SELECT {mark} AS mark, {kind} FROM (SELECT DISTINCT {kind} FROM rows)"
+    )
+    found, marks = con.execute(f"SELECT count(*), count(DISTINCT mark) FROM {kinds}").fetchall()[0]
+    # two kinds of one hash are as good as never met; if they are, all that they share tells them apart
+    alike = ["mark"] if found == marks else ["mark", *shared]
+    same = " AND ".join(f"l.{column} IS NOT DISTINCT FROM k.{column}" for column in alike)
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE {leads} AS SELECT {leads_own}, kind "
+        f"FROM (SELECT *, {mark} AS mark FROM rows) AS l JOIN (SELECT *, rowid AS kind FROM {kinds}) AS k ON {same}"
+    )
+    return ByKind(
+        con.sql(f"SELECT * FROM {leads}"), con.sql(f"SELECT drop, rowid AS kind, * EXCLUDE (drop, mark) FROM {kinds}")
+    )
 
 
 def kinds_of_leads(pieces: Iterable[pa.Table], features: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +137,7 @@ def _one_number(values: np.ndarray) -> np.ndarray | None:
     return numbers
 
 
-def sorts(column: str, encoder: Encoder, kinds: np.ndarray) -> list[str]:
+def sorts(column: str, encoder: "Encoder", kinds: np.ndarray) -> list[str]:
     """What each of k kinds of leads is in a column: its level or tier, or its count."""
     place = {feature: number for number, feature in enumerate(encoder.features)}
     if column in encoder.blocks:

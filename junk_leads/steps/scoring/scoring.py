@@ -24,9 +24,9 @@ from junk_leads.errors import RegistryError
 from junk_leads.reference import LeadSchema
 from junk_leads.steps.boosting import Booster
 from junk_leads.steps.leads.cleaning import normalise
-from junk_leads.steps.leads.encoding import Encoder, encode
+from junk_leads.steps.leads.encoding import Encoder, encode_kinds
 from junk_leads.steps.leads.interactions import group_interactions
-from junk_leads.steps.leads.kinds import matrix_of
+from junk_leads.steps.leads.kinds import ByKind, matrix_of
 from junk_leads.steps.learning.calibration import Calibration, correct_base_rate
 from junk_leads.steps.learning.grading import grade_of, score_of
 from junk_leads.steps.scoring.reasons import contributions, reasons_of
@@ -37,7 +37,6 @@ PREDICTED_TYPES = dict(
     zip((*PREDICTED, "model_version"), (pa.float64(), pa.int8(), pa.int8(), *[pa.string()] * 3), strict=True)
 )
 LEADS_AT_ONCE = 250_000  # of a scored file: DuckDB shares out some 120,000 to a core
-MARK = "hash({})"  # of a kind's features
 KINDS_AT_ONCE = 100_000  # that are predicted and explained
 IDENTITY = ("drop", "lead_number")
 FORMULA_STARTS = "=+-@\t\r"
@@ -84,52 +83,37 @@ class ScoringModel:
         return correct_base_rate(probabilities, self.settings["share_of_genuine"], self.settings["true_share"])
 
 
-def score_features(
-    con: duckdb.DuckDBPyConnection, encoded: duckdb.DuckDBPyRelation, model: ScoringModel
-) -> duckdb.DuckDBPyRelation:
+def score_features(con: duckdb.DuckDBPyConnection, features: ByKind, model: ScoringModel) -> duckdb.DuckDBPyRelation:
     """Predictions: drop, lead_number, probability, predicted_flag, score, grade, reasons, model_version.
 
-    Takes `encoded_features`; raises RegistryError when a row is of another encoder than the model's own. Each kind of
-    lead is predicted and explained once, and joined to its leads inside DuckDB, whatever their number; the relation
-    reads TEMP tables of `con`, the next call's of the same connection replace them.
+    Raises RegistryError when a lead's features are of another encoder than the model's own. Each kind of lead is
+    predicted and explained once, and joined to its leads inside DuckDB, whatever their number; the relation reads TEMP
+    tables of `con`, the next call's of the same connection replace them.
     """
-    foreign = encoded.filter(duckdb.ColumnExpression("encoder_id") != duckdb.ConstantExpression(model.encoder.id))
+    leads = features.leads
+    foreign = leads.filter(duckdb.ColumnExpression("encoder_id") != duckdb.ConstantExpression(model.encoder.id))
     found = foreign.select("encoder_id").limit(1).fetchall()
     if found:
         raise RegistryError(
             f"encoded_features are of encoder {found[0][0]}, version {model.version} takes {model.encoder.id} only; "
             f"materialise encoded_features for the champion first"
         )
-    features = ", ".join(map(quoted, model.encoder.features))
-    mark = MARK.format(features)
-    con.execute(
-        f"CREATE OR REPLACE TEMP TABLE kinds_of_leads AS SELECT {mark} AS mark, {features} "
-        f"FROM (SELECT DISTINCT {features} FROM encoded)"
-    )
-    kinds, marks = con.execute("SELECT count(*), count(DISTINCT mark) FROM kinds_of_leads").fetchall()[0]
-    _predict_kinds(con, model, kinds)
-    # two kinds of one hash are as good as never met; if they are, all their features tell them apart
-    alike = "mark" if kinds == marks else f"mark, {features}"
-    con.execute(
-        "CREATE OR REPLACE TEMP TABLE leads_of_kinds AS SELECT drop, lead_number, kinds_of_leads.rowid AS kind "
-        f"FROM (SELECT drop, lead_number, {mark} AS mark, {features} FROM encoded) AS leads "
-        f"JOIN kinds_of_leads USING ({alike})"
-    )
+    _predict_kinds(con, model, features.kinds)
     return con.sql(
-        f"SELECT drop, lead_number, {', '.join(PREDICTED_TYPES)} FROM leads_of_kinds JOIN predicted_kinds USING (kind)"
+        f"SELECT drop, lead_number, {', '.join(PREDICTED_TYPES)} FROM leads JOIN predicted_kinds USING (kind)"
     )
 
 
-def _predict_kinds(con: duckdb.DuckDBPyConnection, model: ScoringModel, kinds: int) -> None:
-    """Fill `predicted_kinds` with what is predicted of each of the `kinds_of_leads`, by its place there."""
+def _predict_kinds(con: duckdb.DuckDBPyConnection, model: ScoringModel, kinds: duckdb.DuckDBPyRelation) -> None:
+    """Fill `predicted_kinds` and `explained_kinds` with what is predicted of each of these kinds, and why."""
     con.execute(
         "CREATE OR REPLACE TEMP TABLE predicted_kinds (kind BIGINT, probability DOUBLE, predicted_flag TINYINT, "
         "score TINYINT, grade VARCHAR, reasons VARCHAR, model_version VARCHAR)"
     )
-    for first in range(0, max(kinds, 1), KINDS_AT_ONCE):
+    ((last,),) = kinds.aggregate("coalesce(max(kind), 0)").fetchall()
+    for first in range(0, last + 1, KINDS_AT_ONCE):
         piece = con.sql(
-            f"SELECT rowid AS kind, {', '.join(map(quoted, model.encoder.features))} FROM kinds_of_leads "
-            "WHERE rowid >= ? AND rowid < ?",
+            f"SELECT kind, {', '.join(map(quoted, model.encoder.features))} FROM kinds WHERE kind >= ? AND kind < ?",
             params=[first, first + KINDS_AT_ONCE],
         ).to_arrow_table()
         features = matrix_of(piece, model.encoder.features)
@@ -140,15 +124,15 @@ def _predict_kinds(con: duckdb.DuckDBPyConnection, model: ScoringModel, kinds: i
         con.execute(f"{made} SELECT * EXCLUDE ({', '.join(PREDICTED)}) FROM told")
 
 
-def explain_features(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
+def explain_features(con: duckdb.DuckDBPyConnection, features: ByKind) -> ByKind:
     """What spoke for the leads that `score_features` has just predicted, and against them, in log-odds.
 
     drop, lead_number, model_version, base, each original column, and log_odds, the booster's raw score, which they sum
-    to. The relation reads TEMP tables of `con`, as that of the predictions does.
+    to. The relations read TEMP tables of `con`, as that of the predictions does.
     """
-    return con.sql(
-        "SELECT drop, lead_number, explained_kinds.* EXCLUDE (kind) "
-        "FROM leads_of_kinds JOIN explained_kinds USING (kind)"
+    kinds = features.kinds.select("drop", "kind")  # noqa: F841  named in the SQL below
+    return ByKind(
+        features.leads.select(*IDENTITY, "kind"), con.sql("SELECT * FROM kinds JOIN explained_kinds USING (kind)")
     )
 
 
@@ -183,8 +167,8 @@ def score_raw_leads(
     Makes them by the same steps as the graph, without dropping duplicates, so each row gets one.
     """
     cleaned = normalise(con, leads, schema)
-    encoded = encode(con, cleaned, group_interactions(con, cleaned), model.encoder)
-    return score_features(con, encoded, model).order("drop, lead_number").to_arrow_table()
+    features = encode_kinds(con, cleaned, group_interactions(con, cleaned), model.encoder)
+    return score_features(con, features, model).order("drop, lead_number").to_arrow_table()
 
 
 def write_scored_file(
