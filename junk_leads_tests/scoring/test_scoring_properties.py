@@ -438,7 +438,7 @@ def as_written(folder: Path, con: duckdb.DuckDBPyConnection, header: list[str], 
     predicted = {"drop": ["d"], "lead_number": [len(rows)], "probability": [0.1 + 0.2], "model_version": ["1"]}
     path = folder / "d.csv"
     delivered = pa.table(columns).to_batches(max_chunksize=1)
-    assert write_scored_file(con, path, tuple(header), delivered, con.from_arrow(pa.table(predicted))) == 1
+    assert write_scored_file(path, tuple(header), delivered, con.from_arrow(pa.table(predicted))) == 1
     assert [child.name for child in folder.iterdir()] == ["d.csv"]
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
@@ -480,19 +480,34 @@ def test_the_same_rows_are_written_for_programs_as_delivered_and_typed(
     header = ("note", "", "note", "score")
     delivered = pa.table({"lead_number": [1, 2], **{f"c{n}": ["=1+1", "b"] for n in range(4)}}).to_batches(1)
     predicted = con.from_arrow(pa.table({"drop": ["d", "d"], "lead_number": [1, 2], "probability": [0.25, 0.5]}))
-    assert write_scored_file(con, tmp_path / "d.csv", header, delivered, predicted, parquet=True) == 2
+    assert write_scored_file(tmp_path / "d.csv", header, delivered, predicted, parquet=True) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d.csv", "d.parquet"]
     found = con.read_parquet(str(tmp_path / "d.parquet"))
     assert found.columns == ["note_1", "column_2", "note_3", "score", "drop", "lead_number", "probability"]
     assert found.fetchall() == [("=1+1",) * 4 + ("d", 1, 0.25), ("b",) * 4 + ("d", 2, 0.5)]
 
-    write_scored_file(con, tmp_path / "d.csv", header, delivered, predicted)
+    write_scored_file(tmp_path / "d.csv", header, delivered, predicted)
     assert [path.name for path in tmp_path.iterdir()] == ["d.csv"]  # the Parquet file would tell of former predictions
+
+
+def test_of_very_many_rows_each_accepted_one_stands_in_its_place_beside_its_own_prediction(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    numbers = np.arange(1, 400_001)
+    table = pa.table({"lead_number": numbers, "c0": np.char.add("=", numbers.astype(str))})
+    con.execute(
+        "CREATE TABLE told AS SELECT 'd' AS drop, range AS lead_number, range / 2 AS probability "
+        "FROM range(1, 400001) WHERE range % 3 != 0 ORDER BY hash(range)"
+    )
+    written = write_scored_file(tmp_path / "d.csv", ("note",), table.to_batches(50_000), con.table("told"))
+    lines = (tmp_path / "d.csv").read_text().splitlines()[1:]
+    assert written == len(lines)
+    assert lines == [f"'={n},d,{n},{n / 2}" for n in range(1, 400_001) if n % 3]
 
 
 def test_without_leads_both_files_have_their_columns_and_no_row(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     predicted = con.from_arrow(pa.table({"drop": ["d"], "lead_number": [1], "probability": [0.25]})).limit(0)
-    assert write_scored_file(con, tmp_path / "d.csv", ("note",), [], predicted, parquet=True) == 0
+    assert write_scored_file(tmp_path / "d.csv", ("note",), [], predicted, parquet=True) == 0
     assert (tmp_path / "d.csv").read_text() == "note,drop,lead_number,probability\n"
     assert con.read_parquet(str(tmp_path / "d.parquet")).columns == ["note", "drop", "lead_number", "probability"]
 
@@ -507,7 +522,7 @@ def test_a_scored_file_that_fails_halfway_leaves_the_former_one_and_nothing_else
     (tmp_path / "d.csv").write_text("former")
     predicted = con.from_arrow(pa.table({"drop": ["d"], "lead_number": [1], "probability": [0.25]}))
     with pytest.raises(OSError, match="gone"):
-        write_scored_file(con, tmp_path / "d.csv", ("note",), broken(), predicted, parquet=True)
+        write_scored_file(tmp_path / "d.csv", ("note",), broken(), predicted, parquet=True)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"d.csv": "former"}
 
 

@@ -99,7 +99,7 @@ def predictions(
         else:
             if warning:
                 told = told.select(duckdb.StarExpression(), duckdb.ConstantExpression(warning).alias("warning"))
-            write_scored_file(con, target, header, delivered_rows(delivery.path), told, parquet=parquet)
+            write_scored_file(target, header, delivered_rows(delivery.path), told, parquet=parquet)
         warehouse.pass_on()
 
 

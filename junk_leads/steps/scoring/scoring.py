@@ -172,7 +172,6 @@ def score_raw_leads(
 
 
 def write_scored_file(
-    con: duckdb.DuckDBPyConnection,
     path: Path,
     header: tuple[str, ...],
     delivered: Iterable[pa.RecordBatch],
@@ -200,22 +199,19 @@ def write_scored_file(
         file.write(heading.getvalue().removesuffix("\r\n").encode() + b"\n")
         schema = predictions.select(*told).limit(0).to_arrow_table().schema
         tables = stack.enter_context(_Columnar(columnar, header, schema)) if parquet else None
+        writer = stack.enter_context(duckdb.connect())
+        writer.execute("SET threads = 1")  # which keeps rows in their order; the next are read meanwhile
         for cells in _ahead(_joined(delivered)):
-            first, last = (cells["lead_number"][place].as_py() for place in (0, -1))
-            scored = predictions.filter(f"lead_number BETWEEN {first} AND {last}")  # not called as the table is
-            texts = [name for name in cells.column_names if name != "lead_number"]
-            rows = "FROM scored AS p JOIN cells AS d ON p.lead_number = d.lead_number ORDER BY p.lead_number"
-            shown = [_inert_sql(f"d.{quoted(name)}") for name in texts] + [f"p.{name}" for name in told]
-            con.execute(
-                f"COPY (SELECT {', '.join(f'{cell} AS c{n}' for n, cell in enumerate(shown))} {rows}) "
-                f"TO {literal(str(body))} (FORMAT csv, HEADER false)"
+            rows = _beside(cells, predictions.select(*told))
+            shown = [_inert_sql(name) if name.startswith("d") else name for name in rows.column_names]
+            writer.execute(
+                f"COPY (SELECT {', '.join(shown)} FROM rows) TO {literal(str(body))} (FORMAT csv, HEADER false)"
             )
             with body.open("rb") as more:
                 shutil.copyfileobj(more, file)
             if tables is not None:
-                plain = ", ".join([*(f"d.{quoted(name)}" for name in texts), *(f"p.{name}" for name in told)])
-                tables.write(con.sql(f"SELECT {plain} {rows}").to_arrow_table())
-            written += len(scored)
+                tables.write(rows)
+            written += len(rows)
         file.close()
         if tables is None:
             path.with_suffix(".parquet").unlink(missing_ok=True)  # it would tell of former predictions
@@ -277,6 +273,25 @@ def _joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(kept)
 
 
+def _beside(cells: pa.Table, predictions: duckdb.DuckDBPyRelation) -> pa.Table:
+    """Delivered cells (`d0`, `d1`...) with what is predicted of their leads beside them (`p0`, `p1`...).
+
+    Both are in order of lead numbers; a row for each of the leads that are in both.
+    """
+    numbers = cells["lead_number"].to_numpy()
+    within = f"lead_number BETWEEN {numbers[0]} AND {numbers[-1]}"
+    predicted = predictions.filter(within).order("lead_number").to_arrow_table()
+    place = np.searchsorted(numbers, predicted["lead_number"].to_numpy())
+    there = numbers[place] == predicted["lead_number"].to_numpy()
+    delivered, predicted = cells.drop_columns("lead_number").take(place[there]), predicted.filter(there)
+    return pa.table(
+        {
+            **{f"d{n}": column for n, column in enumerate(delivered.columns)},
+            **{f"p{n}": column for n, column in enumerate(predicted.columns)},
+        }
+    )
+
+
 def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """The tables, each while a thread reads the next one."""
     with ThreadPoolExecutor(1) as reader:
@@ -319,5 +334,5 @@ def inert_cell(value: str) -> str:
 
 
 def _inert_sql(cell: str) -> str:
-    starts = ", ".join(f"chr({ord(start)})" for start in FORMULA_STARTS)
-    return f"CASE WHEN left({cell}, 1) IN ({starts}) THEN '''' || {cell} ELSE nullif({cell}, '') END"
+    starts = ", ".join(str(ord(start)) for start in FORMULA_STARTS)
+    return f"CASE WHEN ord({cell}) IN ({starts}) THEN '''' || {cell} ELSE nullif({cell}, '') END AS {cell}"

@@ -247,14 +247,12 @@ def _scores(con: duckdb.DuckDBPyConnection) -> list[int]:
 
 def _called(con: duckdb.DuckDBPyConnection, leads: int) -> list[float]:
     """The applications expected among the best shares of the leads."""
-    return [
-        _one(
-            con,
-            "SELECT coalesce(sum(probability), 0) FROM "
-            f"(SELECT probability FROM reported_leads ORDER BY probability DESC LIMIT {round(share * leads)})",
-        )
-        for share in CALLED
-    ]
+    counted = con.sql(
+        "SELECT probability, count(*) AS leads FROM reported_leads GROUP BY ALL ORDER BY ALL DESC"
+    ).fetchnumpy()
+    of_best = np.cumsum(counted["leads"]), np.cumsum(counted["leads"] * counted["probability"])
+    reached, expected = (np.concatenate([[0], values]) for values in of_best)
+    return [float(np.interp(round(share * leads), reached, expected)) for share in CALLED]
 
 
 def _channels(con: duckdb.DuckDBPyConnection, leads: int) -> list[dict[str, Any]]:
