@@ -216,7 +216,7 @@ def write_scored_shard(
             told = told.select(duckdb.StarExpression(), duckdb.ConstantExpression(warning).alias("warning"))
         con.execute("CREATE TEMP TABLE told_rows AS SELECT * FROM told")
         delivered = delivered_of_shard(shard, predictions.first_lead)
-        write_scored_file(path, header, delivered, con.table("told_rows"), parquet=parquet)
+        write_scored_file(path, header, delivered, con.table("told_rows"), parquet=parquet, threads=1)
     return str(path)
 
 

@@ -13,6 +13,7 @@ import pytest
 from benchmarks.bench_trust import Taught, cleaned, generated, overlapping, permuted, profile, taught, verdict
 from junk_leads.reference import lead_schema, trust_settings
 from junk_leads.steps.leads.reading import read_leads
+from junk_leads.steps.watching import known_leads as known_leads_module
 from junk_leads.steps.watching.codes import apply_codes, propose
 from junk_leads.steps.watching.known_leads import KnownLeads, known_leads
 from junk_leads.steps.watching.profiles import CODES, Profile, shares_beside
@@ -74,7 +75,7 @@ def test_known_leads_under_their_own_codes_speak_for_the_drop(
     assert not verdict(con, known, drop).blocks
 
 
-def test_leads_alike_by_chance_are_not_taken_for_known(history: History) -> None:
+def test_leads_alike_by_chance_are_not_taken_for_known(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     con, raw, known = history
     # so many leads in ten minutes of every day that some share second, tier and counts with another
     seconds = pa.array(np.datetime64("2021-09-01", "s") + np.arange(1000) % 600)
@@ -84,9 +85,18 @@ def test_leads_alike_by_chance_are_not_taken_for_known(history: History) -> None
         cleaned(con, con.from_arrow(table), name) for table, name in zip(dense, ("first_day", "new_drop"), strict=True)
     )
     days = [first.select(f"* REPLACE (created_date + to_days({n}) AS created_date)") for n in (-1, 0, 1)]
-    found = known_leads(con, drop, days[0].union(days[1]).union(days[2]))
+    before = days[0].union(days[1]).union(days[2])
+    found = known_leads(con, drop, before)
     assert found.leads > 30
     assert found.chance_share > 0.5
+    # of very many leads it is seen by some of them that so many agree by chance
+    for name, few in (("_FEW_LEADS", 0), ("_TELLING", 1)):
+        monkeypatch.setattr(f"junk_leads.steps.watching.known_leads.{name}", few)
+    looked_at: list[tuple[str, ...]] = []
+    matched = known_leads_module._matched
+    monkeypatch.setattr(known_leads_module, "_matched", lambda *given: looked_at.append(given[-1]) or matched(*given))
+    assert known_leads(con, drop, before) == found
+    assert looked_at == [("city_tier", "is_city_missing"), ("city_mapped",)]
     assert not judge(known.profile, profile(con, drop), found, known.significant).of_check(
         "known_leads_carry_known_codes"
     )

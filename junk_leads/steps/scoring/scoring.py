@@ -8,13 +8,15 @@ import csv
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import cycle, repeat, takewhile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import duckdb
 import numpy as np
@@ -32,11 +34,12 @@ from junk_leads.steps.learning.grading import grade_of, score_of
 from junk_leads.steps.scoring.reasons import contributions, reasons_of
 from junk_leads.steps.sql import literal, quoted
 
+Made = TypeVar("Made")
 PREDICTED = ("probability", "predicted_flag", "score", "grade", "reasons")
 PREDICTED_TYPES = dict(
     zip((*PREDICTED, "model_version"), (pa.float64(), pa.int8(), pa.int8(), *[pa.string()] * 3), strict=True)
 )
-LEADS_AT_ONCE = 250_000  # of a scored file: DuckDB shares out some 120,000 to a core
+LEADS_AT_ONCE = 100_000  # of a scored file
 KINDS_AT_ONCE = 100_000  # that are predicted and explained
 IDENTITY = ("drop", "lead_number")
 FORMULA_STARTS = "=+-@\t\r"
@@ -178,20 +181,22 @@ def write_scored_file(
     predictions: duckdb.DuckDBPyRelation,
     *,
     parquet: bool = False,
+    threads: int = 2,
 ) -> int:
     """Write the scored CSV whole or not at all: the delivered columns, then what was predicted.
 
     `delivered` comes in batches, in order: lead_number and the columns of `header` as text; one row is written for
     each of `predictions` (drop, lead_number, probability, ... model_version), in order of lead number. Cells that a
     spreadsheet would run as a formula are given a leading apostrophe. With `parquet` the same rows, every cell as
-    delivered, are written beside it for programs, under the same name with `.parquet`. Returns the rows written.
+    delivered, are written beside it for programs, under the same name with `.parquet`. Of some `threads` each puts
+    rows into CSV, while one more reads the next. Returns the rows written.
     """
     told = [*IDENTITY, *(name for name in predictions.columns if name not in IDENTITY)]
-    body, part = path.with_suffix(".body"), path.with_suffix(".part")
-    columnar = path.with_suffix(".parquet.part")
+    part, columnar = path.with_suffix(".part"), path.with_suffix(".parquet.part")
+    bodies = [path.with_suffix(f".body{number}") for number in range(threads + 1)]
     written = 0
     with ExitStack() as stack:
-        for left in (body, part, columnar):
+        for left in (*bodies, part, columnar):
             stack.callback(left.unlink, missing_ok=True)
         file = stack.enter_context(part.open("wb"))
         heading = io.StringIO()
@@ -199,14 +204,10 @@ def write_scored_file(
         file.write(heading.getvalue().removesuffix("\r\n").encode() + b"\n")
         schema = predictions.select(*told).limit(0).to_arrow_table().schema
         tables = stack.enter_context(_Columnar(columnar, header, schema)) if parquet else None
-        writer = stack.enter_context(duckdb.connect())
-        writer.execute("SET threads = 1")  # which keeps rows in their order; the next are read meanwhile
-        for cells in _ahead(_joined(delivered)):
-            rows = _beside(cells, predictions.select(*told))
-            shown = [_inert_sql(name) if name.startswith("d") else name for name in rows.column_names]
-            writer.execute(
-                f"COPY (SELECT {', '.join(shown)} FROM rows) TO {literal(str(body))} (FORMAT csv, HEADER false)"
-            )
+        reading = stack.enter_context(closing(_meanwhile(repeat(partial(next, _joined(delivered), None)), 1)))
+        pieces = (_beside(cells, predictions.select(*told)) for cells in takewhile(lambda c: c is not None, reading))
+        calls = (partial(_write_rows, rows, body) for rows, body in zip(pieces, cycle(bodies), strict=False))
+        for rows, body in stack.enter_context(closing(_meanwhile(calls, threads))):
             with body.open("rb") as more:
                 shutil.copyfileobj(more, file)
             if tables is not None:
@@ -292,13 +293,25 @@ def _beside(cells: pa.Table, predictions: duckdb.DuckDBPyRelation) -> pa.Table:
     )
 
 
-def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The tables, each while a thread reads the next one."""
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(next, tables, None)
-        while (table := coming.result()) is not None:
-            coming = reader.submit(next, tables, None)
-            yield table
+def _meanwhile(calls: Iterable[Callable[[], Made]], threads: int) -> Generator[Made]:
+    """What calls give, in their order; so many threads make the next ones while one is used."""
+    with ThreadPoolExecutor(threads) as pool:
+        under_way: deque[Future[Made]] = deque()
+        for call in calls:
+            under_way.append(pool.submit(call))
+            if len(under_way) > threads:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+
+
+def _write_rows(rows: pa.Table, body: Path) -> tuple[pa.Table, Path]:
+    """Write rows of the scored CSV in their order, which one thread of DuckDB keeps; returns what it was given."""
+    shown = [_inert_sql(name) if name.startswith("d") else name for name in rows.column_names]
+    with duckdb.connect() as con:
+        con.execute("SET threads = 1")
+        con.execute(f"COPY (SELECT {', '.join(shown)} FROM rows) TO {literal(str(body))} (FORMAT csv, HEADER false)")
+    return rows, body
 
 
 class _Columnar:

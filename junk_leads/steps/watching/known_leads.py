@@ -15,6 +15,9 @@ from junk_leads.steps.watching.profiles import CODES, NONE_GIVEN, ONE_OF_THE_RAR
 _COUNTS = ("total_leads_droppped", "referred_lead")
 _FEW_LEADS = 1_000_000  # whose moments are fewer than what they keep from being read
 _DAYS_APART = (-1, 1)  # leads that agree in all but the day are alike by chance alone
+# SQL for the leads of a sixteenth of a day's seconds: all that are alike, and those alike but for the day, are of one.
+_SOME_SECONDS = "hash(epoch(created_date)::BIGINT % 86400) % 16 = 0"
+_TELLING = 1_000  # leads found among those, of which the share by chance is told
 _MOST_CHANCE = 0.1  # share of matches by chance from which the city itself has to agree, not its tier
 
 
@@ -54,12 +57,16 @@ def known_leads(
     """The cleaned leads that stand among cleaned leads of `before`: the same second, city, counts and interactions.
 
     A lead counts when nothing else of its delivery looks like it. A city counts as its tier (some deliveries hold
-    another city of the tier) while few leads agree by chance.
+    another city of the tier) while few leads agree by chance; of more than a million leads that is seen by those of
+    some seconds of each day, all of them.
     """
-    found = _matched(con, leads, before, ("city_tier", "is_city_missing"))
-    if found.chance_share > _MOST_CHANCE:
-        return _matched(con, leads, before, ("city_mapped",))
-    return found
+    by_tier, by_city = ("city_tier", "is_city_missing"), ("city_mapped",)
+    if len(leads.limit(_FEW_LEADS + 1).select("drop")) > _FEW_LEADS:
+        some = _matched(con, leads.filter(_SOME_SECONDS), before.filter(_SOME_SECONDS), by_tier)
+        if some.leads >= _TELLING and some.chance_share > _MOST_CHANCE:
+            return _matched(con, leads, before, by_city)
+    found = _matched(con, leads, before, by_tier)
+    return _matched(con, leads, before, by_city) if found.chance_share > _MOST_CHANCE else found
 
 
 def _matched(

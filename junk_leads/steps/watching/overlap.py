@@ -22,10 +22,14 @@ def count_known_leads(
         f"""
         WITH here AS (SELECT lead_number, created_date, {lead} AS lead_ FROM leads),
         there AS (
-            SELECT created_date, {lead} AS lead_, bool_or({quoted(schema.label)} IS NOT NULL) AS labelled_
-            FROM others WHERE created_date IN (SELECT created_date FROM leads) GROUP BY ALL
+            SELECT created_date, {lead} AS lead_, {quoted(schema.label)} IS NOT NULL AS labelled_
+            FROM others WHERE created_date IN (SELECT created_date FROM leads)
+        ),
+        found AS (
+            SELECT lead_number, bool_or(labelled_) AS labelled_
+            FROM here JOIN there USING (created_date, lead_) GROUP BY ALL
         )
-        SELECT count(*), count(*) FILTER (labelled_) FROM here JOIN there USING (created_date, lead_)
+        SELECT count(*), count(*) FILTER (labelled_) FROM found
         """
     ).fetchall()[0]
     return int(found[0]), int(found[1])
