@@ -61,13 +61,13 @@ def rows_and_parts(
         if isinstance(output, MadeTable):
             (drop,) = drops or ()
             parts = [{**_row(con, part), "drop": drop} for part in output.parts]
-        rows = relation_of(con, output)
-        rows = rows.limit(0) if isinstance(output, MadeTable) else rows
-        if table in HELD_BY_KIND:
-            by_kind = output if isinstance(output, ByKind) else kinds_in(con, rows, HELD_BY_KIND[table], table)
-            told |= {table + LEADS: by_kind.leads, table + KINDS: by_kind.kinds}
+            output = relation_of(con, output).limit(0)
+        if table in HELD_BY_KIND and not isinstance(output, ByKind):
+            output = kinds_in(con, output, HELD_BY_KIND[table], table)
+        if isinstance(output, ByKind):
+            told |= {table + LEADS: output.leads, table + KINDS: output.kinds}
         else:
-            told[table] = rows
+            told[table] = output
         if parts or (drops is not None and has_table(con, table + SUFFIX)):
             told[table + SUFFIX] = con.from_arrow(pa.Table.from_pylist(parts, _SCHEMA))
     return told
@@ -80,26 +80,14 @@ def relation_of(con: duckdb.DuckDBPyConnection, output: Stored) -> duckdb.DuckDB
     return read_parts(con, [part.path for part in output.parts]) if isinstance(output, MadeTable) else output
 
 
-def count_of(con: duckdb.DuckDBPyConnection, output: Stored) -> int:
+def count_of(output: Output) -> int:
     """The number of rows of an output, wherever they are."""
-    return output.rows if isinstance(output, MadeTable) else count(relation_of(con, output))
-
-
-def by_kind_of(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> ByKind:
-    """What a table that is held by kind has of a drop, of whichever delivery.
-
-    A table made before it was held so gives the same.
-    """
-    of_drop = duckdb.ColumnExpression("drop") == duckdb.ConstantExpression(drop)
-    if not has_table(con, table + KINDS):
-        return kinds_in(con, con.table(table).filter(of_drop), HELD_BY_KIND[table], f"held {table}")
-    return ByKind(*(con.table(name).filter(of_drop) for name in (table + LEADS, table + KINDS)))
+    return output.rows if isinstance(output, MadeTable) else count(output)
 
 
 def hold_by_kind(con: duckdb.DuckDBPyConnection, table: str) -> None:
     """Take a table with a row for each lead apart, as it was made before it was held by kind."""
-    found = con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = ? AND NOT temporary", [table])
-    if found.fetchall()[0][0]:
+    if has_table(con, table) and not has_table(con, table + KINDS):
         by_kind = kinds_in(con, con.table(table), HELD_BY_KIND[table], f"former {table}")
         for name, rows in ((table + LEADS, by_kind.leads), (table + KINDS, by_kind.kinds)):  # noqa: B007
             con.execute(f"CREATE TABLE {quoted(name)} AS SELECT * FROM rows")

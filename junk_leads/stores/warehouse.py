@@ -36,6 +36,7 @@ from junk_leads.engine.table_parts import (
 from junk_leads.engine.table_parts import has_table as has_table
 from junk_leads.errors import DropUnknown, WarehouseUnavailable
 from junk_leads.home import number_setting
+from junk_leads.steps.leads.kinds import ByKind, kinds_in
 from junk_leads.steps.sql import quoted
 from junk_leads.stores.making import alone, make_whole, taken
 
@@ -331,6 +332,13 @@ def rows_of(con: duckdb.DuckDBPyConnection, table: str, drops: Sequence[str] | N
 def stored_of(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> duckdb.DuckDBPyRelation:
     """The rows of a drop that stand in a table, of whichever delivery; without parts of its own."""
     return con.table(table).filter(duckdb.ColumnExpression(DROP) == duckdb.ConstantExpression(drop))
+
+
+def by_kind_of(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> ByKind:
+    """What a table that is held by kind has of a drop, as `stored_of`; a table made before it was held so, the same."""
+    if not has_table(con, table + KINDS):
+        return kinds_in(con, stored_of(con, table, drop), HELD_BY_KIND[table], f"held {table}")
+    return ByKind(stored_of(con, table + LEADS, drop), stored_of(con, table + KINDS, drop))
 
 
 def _refuse_stale(con: duckdb.DuckDBPyConnection, table: str, drop: str) -> None:

@@ -13,10 +13,9 @@ from typing import Any
 import duckdb
 import pytest
 
-from junk_leads.engine.table_parts import by_kind_of
 from junk_leads.errors import DropUnknown, WarehouseUnavailable
 from junk_leads.stores import warehouse
-from junk_leads.stores.warehouse import _seen_locked, connect, holds, rows_of, store, take_back
+from junk_leads.stores.warehouse import _seen_locked, by_kind_of, connect, holds, rows_of, store, take_back
 
 RESTORE = f"nothing was changed: {warehouse.RESTORE}"
 

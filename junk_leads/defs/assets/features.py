@@ -201,15 +201,16 @@ def encoded_features_checks(
         **{f"most_others:{column}": share for column, share in most.items()},
         **_facts(encoder),
     }
-    rows, columns = count_of(con, encoded), relation_of(con, encoded).columns
+    told = relation_of(con, encoded)
+    rows = count_of(encoded if isinstance(encoded, MadeTable) else told)
     frames: dict[str, Any] = {
-        "header": tuple(columns),
+        "header": tuple(told.columns),
         "account": accounting.one_row(con, rows_unaccounted=abs(leads - rows)),
         "others": accounting.one_row(con, **{column: n / max(rows, 1) for column, n in others.items()}),
     }
     if isinstance(encoded, MadeTable):
         frames |= encoded.tallies
-    elif set(encoder.features) <= set(columns):
+    elif set(encoder.features) <= set(told.columns):
         frames["rows"] = stage(con, "block_sums", accounting.block_sums(con, encoded, encoder))
     return evaluate(load_suite("encoded_features", facts), frames)
 

@@ -377,7 +377,7 @@ def cleaned_leads_checks(
     """The checks of cleaned_leads; `delivered` leads came in, `duplicates` were dropped."""
     account = accounting.one_row(
         con,
-        rows_unaccounted=abs(delivered - duplicates - count_of(con, cleaned)),
+        rows_unaccounted=abs(delivered - duplicates - count_of(cleaned)),
         duplicate_share=duplicates / max(delivered, 1),
     )
     frames: dict[str, Frame] = {
@@ -431,7 +431,7 @@ def interaction_groups_checks(
     con: duckdb.DuckDBPyConnection, groups: Output, leads: duckdb.DuckDBPyRelation
 ) -> list[dg.AssetCheckResult]:
     """The checks of interaction_groups, made from these cleaned leads."""
-    unaccounted = abs(count_of(con, groups) - accounting.count(leads))
+    unaccounted = abs(count_of(groups) - accounting.count(leads))
     seen: dict[str, Frame] = (
         dict(groups.tallies)
         if isinstance(groups, MadeTable)

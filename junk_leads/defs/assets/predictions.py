@@ -18,7 +18,7 @@ from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.resources import EngineResource, HomeResource
 from junk_leads.engine.drops import MadeTable, score_drop, write_scored_drop
-from junk_leads.engine.table_parts import Output, Stored, by_kind_of, count_of, parts_of, relation_of
+from junk_leads.engine.table_parts import Output, Stored, count_of, parts_of, relation_of
 from junk_leads.reference import model_settings
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.reading import delivered_rows
@@ -26,7 +26,7 @@ from junk_leads.steps.pages.summary import Meaning, percentages_line, summarise,
 from junk_leads.steps.scoring.scoring import explain_features, score_features, write_scored_file
 from junk_leads.stores.drops.trusting import warnings_of
 from junk_leads.stores.making import write_whole
-from junk_leads.stores.warehouse import has_table, rows_of, stored_of
+from junk_leads.stores.warehouse import by_kind_of, has_table, rows_of, stored_of
 
 GROUP = INFERENCE_PIPELINE
 LOOKS = load_suite("predictions").looks
@@ -105,7 +105,7 @@ def predictions(
 
 def predictions_checks(con: duckdb.DuckDBPyConnection, scored: Output, leads: int) -> list[dg.AssetCheckResult]:
     """The checks of predictions for this many cleaned leads."""
-    rows, told = count_of(con, scored), relation_of(con, scored)  # noqa: F841  named in the SQL below
+    rows, told = count_of(scored), relation_of(con, scored)  # noqa: F841  named in the SQL below
     distinct = con.sql("SELECT count(DISTINCT probability) FROM told").fetchall()[0][0]
     seen = scored.tallies["rows"] if isinstance(scored, MadeTable) else scored
     account = accounting.one_row(

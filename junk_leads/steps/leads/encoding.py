@@ -146,10 +146,7 @@ def encode_kinds(
         f"CREATE OR REPLACE TEMP TABLE coded_leads AS SELECT lead_number, created_date, app_complete_flag, {kind} "
         "FROM coded JOIN groups USING (drop, lead_number)"
     )
-    con.execute(
-        f"CREATE OR REPLACE TEMP TABLE coded_kinds AS SELECT {kind}, row_number() OVER (ORDER BY {kind}) - 1 AS kind "
-        f"FROM (SELECT DISTINCT {kind} FROM coded_leads)"
-    )
+    _number_kinds(con, "coded_kinds", "coded_leads", kind, "kind")
     same = " AND ".join(f"l.{quoted(name)} IS NOT DISTINCT FROM k.{quoted(name)}" for name in alike)
     return ByKind(
         con.sql(
@@ -187,13 +184,7 @@ def code_counts(
     features, joins = [], []
     for number, (encoder, found) in enumerate(zip(encoders, mine, strict=True)):
         apart = ", ".join(quoted(name) for name in (*found, *_AS_THEY_ARE))
-        con.execute(
-            f"""
-            CREATE OR REPLACE TEMP TABLE kinds_{number} AS
-            SELECT *, row_number() OVER (ORDER BY {apart}) - 1 AS kind_{number}
-            FROM (SELECT DISTINCT {apart} FROM coded_counts)
-            """
-        )
+        _number_kinds(con, f"kinds_{number}", "coded_counts", apart, f"kind_{number}")
         joins.append(f"JOIN kinds_{number} USING ({apart})")
         renamed = ", ".join(f'"{name}" AS "{column}"' for column, name in zip(encoder.levels, found, strict=True))
         coded = con.sql(  # noqa: F841  named in the SQL below
@@ -206,6 +197,14 @@ def code_counts(
         f"ORDER BY created_day, {places}, {label}"
     )
     return [rows, *features]
+
+
+def _number_kinds(con: duckdb.DuckDBPyConnection, kinds: str, rows: str, alike: str, place: str) -> None:
+    """Fill the TEMP table `kinds` with what is `alike` in `rows`, once each, and its `place` by what it is, from 0."""
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE {kinds} AS SELECT *, row_number() OVER (ORDER BY {alike}) - 1 AS {place} "
+        f"FROM (SELECT DISTINCT {alike} FROM {rows})"
+    )
 
 
 def _codes(encoder: Encoder) -> dict[str, str]:

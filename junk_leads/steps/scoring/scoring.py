@@ -202,10 +202,11 @@ def write_scored_file(
         heading = io.StringIO()
         csv.writer(heading).writerow([*map(inert_cell, header), *told])  # its own line end: \r in a name is quoted
         file.write(heading.getvalue().removesuffix("\r\n").encode() + b"\n")
-        schema = predictions.select(*told).limit(0).to_arrow_table().schema
+        predictions = predictions.select(*told)
+        schema = predictions.limit(0).to_arrow_table().schema
         tables = stack.enter_context(_Columnar(columnar, header, schema)) if parquet else None
         reading = stack.enter_context(closing(_meanwhile(repeat(partial(next, _joined(delivered), None)), 1)))
-        pieces = (_beside(cells, predictions.select(*told)) for cells in takewhile(lambda c: c is not None, reading))
+        pieces = (_beside(cells, predictions) for cells in takewhile(lambda c: c is not None, reading))
         calls = (partial(_write_rows, rows, body) for rows, body in zip(pieces, cycle(bodies), strict=False))
         for rows, body in stack.enter_context(closing(_meanwhile(calls, threads))):
             with body.open("rb") as more:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import duckdb
 
+from junk_leads.steps.leads.accounting import count
 from junk_leads.steps.sql import quoted
 from junk_leads.steps.watching.profiles import CODES, NONE_GIVEN, ONE_OF_THE_RARE
 
@@ -61,7 +62,7 @@ def known_leads(
     some seconds of each day, all of them.
     """
     by_tier, by_city = ("city_tier", "is_city_missing"), ("city_mapped",)
-    if len(leads.limit(_FEW_LEADS + 1).select("drop")) > _FEW_LEADS:
+    if count(leads) > _FEW_LEADS:
         some = _matched(con, leads.filter(_SOME_SECONDS), before.filter(_SOME_SECONDS), by_tier)
         if some.leads >= _TELLING and some.chance_share > _MOST_CHANCE:
             return _matched(con, leads, before, by_city)
