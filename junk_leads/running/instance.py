@@ -14,6 +14,7 @@ from dagster._check import CheckError
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
+from dagster._core.storage.schedules.sqlite.sqlite_schedule_storage import SqliteScheduleStorage
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy.exc import DBAPIError
 from yaml import YAMLError
@@ -32,7 +33,6 @@ _CANNOT_OPEN = (
     ImportError,
     AttributeError,
 )
-_STORAGE = ("history", "schedules")  # the folders that Dagster keeps its SQLite files in
 
 
 @contextmanager
@@ -47,8 +47,8 @@ def opened_instance(home: Home) -> Iterator[dg.DagsterInstance]:
     """
     try:
         with alone(home.root):
-            for name in _STORAGE:
-                make_whole(home.dagster / name, _make)
+            make_whole(home.dagster / "history", _make)  # the folders that Dagster keeps its SQLite files in
+            make_whole(home.dagster / "schedules", lambda folder: SqliteScheduleStorage.from_local(str(folder)))
             settings = _settings(home)
             instance = dg.DagsterInstance.from_ref(settings)
             _find_named(settings)
@@ -78,7 +78,7 @@ def _find_named(settings: InstanceRef) -> None:
 
 
 def _make(folder: Path) -> None:
-    """Have Dagster make all its storage beside this folder and in it."""
+    """Have Dagster make all its storage, in this folder and beside it."""
     (folder.parent / "dagster.yaml").touch()  # without one it tells at length where it stores
     with dg.DagsterInstance.from_config(str(folder.parent)):
         pass

@@ -24,21 +24,28 @@ _ALONE = threading.RLock()
 
 
 class Booster:
-    """A LightGBM booster under its own methods' names, each of them waiting until no other call is under way."""
+    """A LightGBM booster under its own methods' names, each of them waiting until no other call is under way.
 
-    def __init__(self, own: "lgb.Booster") -> None:
-        self._own = own
+    Of one that is given as its text LightGBM is imported, and reads it, when it is first asked for something.
+    """
+
+    def __init__(self, own: "lgb.Booster | str") -> None:
+        self._read = own
         self._trees: dict[str, Any] | None = None
 
     def __getstate__(self) -> str:
         return self.model_to_string()
 
     def __setstate__(self, text: str) -> None:
-        import lightgbm as lgb
+        self._read, self._trees = text, None
 
-        self._trees = None
-        with _ALONE:
-            self._own = lgb.Booster(model_str=text)
+    @property
+    def _own(self) -> "lgb.Booster":
+        if isinstance(self._read, str):
+            import lightgbm as lgb
+
+            self._read = lgb.Booster(model_str=self._read)
+        return self._read
 
     def predict(self, rows: np.ndarray, **options: Any) -> np.ndarray:
         """What LightGBM predicts of n rows (n x f): probabilities (n,), or what `options` ask for."""
@@ -110,10 +117,7 @@ def fit(
 
 def read_booster(path: Path) -> Booster:
     """The booster in a text file. LightGBM ends the whole process on a damaged one: verify it before."""
-    import lightgbm as lgb
-
-    with _ALONE:
-        return Booster(lgb.Booster(model_file=str(path)))
+    return Booster(path.read_text(encoding="utf-8"))
 
 
 def refuse_unknown_parameters(names: Iterable[str]) -> None:

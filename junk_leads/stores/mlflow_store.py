@@ -1,15 +1,17 @@
 """MLflow's own store in a home: made once, quiet, its errors told in one line.
 
-What lives here: the client and what every use of MLflow shares. What does not: versions and stages (`registry.py`),
-what is logged (`tracking.py`). MLflow is imported late: it takes seconds.
+What lives here: the client, reading a registered model, and what every use of MLflow shares. What does not: versions
+and stages (`registry.py`), what is logged (`tracking.py`). MLflow is imported late: it takes seconds. So what it wrote
+is read from its tables as they stand, and asked of it where they are others than those known here.
 """
 
 import logging
 import os
 import sqlite3
 import warnings
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +32,39 @@ _LOCATIONS = (  # where MLflow's tables say where files are
     ("model_versions", "storage_location"),
     ("model_versions", "source"),
 )
+_VERSIONS = """
+SELECT v.version, v.creation_time, v.run_id, v.source, m.artifact_location, r.artifact_uri
+FROM model_versions v
+LEFT JOIN logged_models m ON v.source = 'models:/' || m.model_id AND m.lifecycle_stage = 'active'
+LEFT JOIN runs r ON r.run_uuid = v.run_id
+WHERE v.name = ? AND v.current_stage IS NOT 'Deleted_Internal' ORDER BY v.version DESC
+"""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version as MLflow's registry holds it, made at `created` (ms since 1970).
+
+    `model_files` and `run_files` say where the files of its logged model and of its run are, None when MLflow must be
+    asked.
+    """
+
+    version: str
+    created: int
+    run_id: str
+    model_id: str
+    tags: Mapping[str, str]
+    model_files: Path | None = None
+    run_files: Path | None = None
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A model as MLflow's registry holds it: its tags, the version of each alias, its versions, the newest first."""
+
+    tags: Mapping[str, str]
+    aliases: Mapping[str, str]
+    versions: Mapping[str, Registered]
 
 
 @contextmanager
@@ -94,12 +129,82 @@ def alias_of(root: Path, model: str, alias: str) -> tuple[bool, str | None]:
     query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
     if not (root / "mlflow.db").exists():
         return True, None
-    try:
-        with closing(sqlite3.connect(f"{(root / 'mlflow.db').as_uri()}?mode=ro", uri=True, timeout=10)) as db:
-            rows = db.execute(query, [model, alias]).fetchall()
-    except sqlite3.Error:
-        return False, None
-    return len(rows) < 2, str(rows[0][0]) if rows else None
+    with suppress(sqlite3.Error), _tables(root) as db:
+        rows = db.execute(query, [model, alias]).fetchall()
+        return len(rows) < 2, str(rows[0][0]) if rows else None
+    return False, None
+
+
+def registered_model(root: Path, name: str) -> RegisteredModel | None:
+    """A model as MLflow's tables in a home hold it, read without MLflow; None when MLflow must be asked.
+
+    It must where the tables are others, cannot be read at this moment, or tell of files at another place.
+    """
+    if not (root / "mlflow.db").exists():
+        return RegisteredModel({}, {}, {})
+    with suppress(sqlite3.Error, ValueError), _tables(root) as db:
+        db.execute("BEGIN")  # all of it as it stood at one moment
+        here = db.execute("SELECT artifact_location FROM experiments WHERE name = ?", [EXPERIMENT]).fetchone()
+        several = db.execute("SELECT count(*) > 1 FROM registered_models WHERE name = ?", [name]).fetchone()[0]
+        if here is None or several or not _is_at(here[0], root / "mlartifacts"):
+            return None
+        tags: dict[str, dict[str, str]] = {}
+        for number, key, value in db.execute(
+            "SELECT version, key, value FROM model_version_tags WHERE name = ?", [name]
+        ):
+            tags.setdefault(str(number), {})[key] = value
+        versions = {
+            str(number): Registered(
+                str(number),
+                created,
+                run,
+                _model_id(source),
+                tags.get(str(number), {}),
+                _folder_here(model_files),
+                _folder_here(run_files),
+            )
+            for number, created, run, source, model_files, run_files in db.execute(_VERSIONS, [name])
+        }
+        of_model = db.execute("SELECT key, value FROM registered_model_tags WHERE name = ?", [name]).fetchall()
+        aliases = db.execute("SELECT alias, version FROM registered_model_aliases WHERE name = ?", [name]).fetchall()
+        return RegisteredModel(dict(of_model), {alias: str(number) for alias, number in aliases}, versions)
+    return None
+
+
+def asked_model(client: "MlflowClient", name: str) -> RegisteredModel:
+    """A model as MLflow tells of it."""
+    found = client.search_registered_models(f"name = '{name}'")
+    if not found:
+        return RegisteredModel({}, {}, {})
+    told = sorted(
+        client.search_model_versions(f"name = '{name}'", max_results=10_000), key=lambda version: -int(version.version)
+    )
+    versions = {
+        str(v.version): Registered(str(v.version), v.creation_timestamp, v.run_id, _model_id(v.source), dict(v.tags))
+        for v in told
+    }
+    return RegisteredModel(
+        dict(found[0].tags), {alias: str(number) for alias, number in found[0].aliases.items()}, versions
+    )
+
+
+@contextmanager
+def _tables(root: Path) -> Iterator[sqlite3.Connection]:
+    """MLflow's tables in a home, to be read."""
+    with closing(sqlite3.connect(f"{(root / 'mlflow.db').as_uri()}?mode=ro", uri=True, timeout=10)) as db:
+        yield db
+
+
+def _model_id(source: str | None) -> str:
+    """The id of a logged model, from where a version says that it comes from."""
+    return (source or "").rsplit("/", 1)[-1]
+
+
+def _folder_here(uri: str | None) -> Path | None:
+    """The folder of this machine that a URI names; None when there is none."""
+    told = urlparse(uri or "")
+    folder = Path(url2pathname(told.path))
+    return folder if told.scheme == "file" and folder.is_dir() else None
 
 
 def _make(path: Path) -> None:
@@ -119,7 +224,7 @@ def _follow(store: Path, artifacts: Path) -> None:
     """
     with closing(sqlite3.connect(store, timeout=60)) as db, db:
         found = db.execute("SELECT artifact_location FROM experiments WHERE name = ?", [EXPERIMENT]).fetchone()
-        if found is None or found[0] == artifacts.as_uri() or _is_same(found[0], artifacts):
+        if found is None or _is_at(found[0], artifacts):
             return
         for table, column in _LOCATIONS:
             db.execute(
@@ -129,10 +234,10 @@ def _follow(store: Path, artifacts: Path) -> None:
             )
 
 
-def _is_same(uri: str, folder: Path) -> bool:
-    """Whether a location is this folder under another name: a link, or another mount."""
+def _is_at(uri: str, folder: Path) -> bool:
+    """Whether a location is this folder, perhaps under another name: a link, or another mount."""
     try:
-        return os.path.samefile(url2pathname(urlparse(uri).path), folder)
+        return uri == folder.as_uri() or os.path.samefile(url2pathname(urlparse(uri).path), folder)
     except OSError:
         return False
 

@@ -21,13 +21,21 @@ from junk_leads.errors import NoChampion, RegistryError
 from junk_leads.home import Home
 from junk_leads.steps.scoring.scoring import ScoringModel
 from junk_leads.steps.watching.profiles import Profile
-from junk_leads.stores.mlflow_store import alias_of, client_of, downloaded, plain_errors
+from junk_leads.stores.mlflow_store import (
+    Registered,
+    RegisteredModel,
+    alias_of,
+    asked_model,
+    client_of,
+    downloaded,
+    plain_errors,
+    registered_model,
+)
 from junk_leads.stores.model_files import load_profile, load_scoring_model, refuse_changed_folder
 from junk_leads.stores.telling.alerting import Alert, alert
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
 
 DROPS_FILE = "drops.json"  # of a version's run
 _LONGEST_TAG = 5_000
@@ -77,10 +85,8 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """Every version, newest first."""
-        client = self.client
-        with plain_errors():
-            found = client.search_model_versions(f"name = '{MODEL}'")
-            return sorted((self._version(v) for v in found), key=lambda v: -int(v.version))
+        model = self._model()
+        return [self._version(found, model) for found in model.versions.values()]
 
     def register(self, run_id: str, model_uri: str, tags: dict[str, str]) -> str:
         """Register a logged model as the next version; returns its number.
@@ -104,11 +110,12 @@ class Registry:
 
     def _left_behind(self, tags: Mapping[str, str]) -> str | None:
         """The version with the same files that a training registered before it was killed; None when there is none."""
-        for found in self.client.search_model_versions(f"name = '{MODEL}'"):
+        model = self._model()
+        for found in model.versions.values():
             if found.tags.get("files_sha256") == tags.get("files_sha256", ""):
                 status = self.client.get_run(found.run_id).info.status
-                if status in ("KILLED", "FAILED") and not self._stage(found):
-                    return str(found.version)
+                if status in ("KILLED", "FAILED") and not _stage(found, model):
+                    return found.version
         return None
 
     def describe_version(self, version: str, text: str) -> None:
@@ -151,13 +158,14 @@ class Registry:
         found = self._found(version)
         return load_profile(self._folder(found), version, found.tags.get("files_sha256", ""))
 
-    def _folder(self, found: "ModelVersion") -> Path:
+    def _folder(self, found: Registered) -> Path:
         """Where the files of a version are, after all that was logged with them was verified."""
-        client = self.client
-        with plain_errors():
-            logged = client.get_logged_model(found.source.rsplit("/", 1)[-1])
-            folder = downloaded(logged.artifact_location)
-        refuse_changed_folder(folder, str(found.version), found.tags.get("folder_sha256", ""))
+        folder = found.model_files
+        if folder is None:
+            client = self.client
+            with plain_errors():
+                folder = downloaded(client.get_logged_model(found.model_id).artifact_location)
+        refuse_changed_folder(folder, found.version, found.tags.get("folder_sha256", ""))
         return folder / "artifacts"
 
     def load_judged(self, version: str) -> ScoringModel:
@@ -166,17 +174,16 @@ class Registry:
         Raises RegistryError as `load` does.
         """
         found = self._found(version)
-        with plain_errors():
-            folder = downloaded(f"runs:/{found.run_id}/{JUDGED}", self.home.mlflow_uri)
-        return load_scoring_model(folder, version, found.tags.get("judged_sha256", ""))
+        return load_scoring_model(self._logged(found, JUDGED), version, found.tags.get("judged_sha256", ""))
 
     def evaluation(self, version: str) -> dict[str, Any]:
         """What a version's training reported: splits, weeks, slices, tenths, grades."""
-        return self._logged(self._found(version), "evaluation.json")
+        return self._told(self._found(version), "evaluation.json")
 
     def version(self, version: str) -> Version:
         """One version. Raises RegistryError when there is none of this number."""
-        return self._version(self._found(version))
+        model = self._model()
+        return self._version(self._found(version, model), model)
 
     def run_url(self, run_id: str) -> str:
         """Where MLflow's UI shows a run."""
@@ -195,12 +202,13 @@ class Registry:
         if to not in STAGES:
             raise RegistryError(f"there is no stage {to!r}; stages are {', '.join(STAGES)}")
         self.complete()
-        found = self._found(version)
-        stage = self._stage(found)
+        model = self._model()
+        found = self._found(version, model)
+        stage = _stage(found, model)
         if stage == to:
             return
         if to == PRODUCTION:
-            self.load(version)  # a damaged or unusable version never becomes champion
+            self.load(version).booster.num_trees()  # a damaged or unusable version never becomes champion
         former = None if to == ARCHIVED else self._alias(to)
         told = {**self._of_version(found), **(evidence or {})}
         events = [_event(version, stage, to, why, by, told)]
@@ -285,14 +293,20 @@ class Registry:
         events = sorted((key, value) for key, value in self._tags().items() if key.startswith(_TRANSITION))
         return [json.loads(value) for _, value in events]
 
-    def _tags(self) -> dict[str, str]:
+    def _tags(self) -> Mapping[str, str]:
+        return self._model().tags
+
+    def _model(self) -> RegisteredModel:
+        """The registered model: as MLflow's tables hold it, or as MLflow tells where they cannot be read."""
+        known = registered_model(self.home.root, MODEL)
+        if known is not None:
+            return known
         client = self.client
         with plain_errors():
-            found = client.search_registered_models(f"name = '{MODEL}'")
-            return dict(found[0].tags) if found else {}
+            return asked_model(client, MODEL)
 
     @staticmethod
-    def _of_version(found: "ModelVersion") -> dict[str, Any]:
+    def _of_version(found: Registered) -> dict[str, Any]:
         """What the history keeps of a version: its data's fingerprint and its metrics."""
         metrics = json.loads(found.tags.get("metrics", "{}"))
         told = {name: metrics[name] for name in ("random_auc", "temporal_auc") if name in metrics}
@@ -310,47 +324,52 @@ class Registry:
             version = found[0].aliases.get(alias) if found else None
             return None if version is None else str(version)
 
-    def _found(self, version: str) -> "ModelVersion":
-        client = self.client
-        with plain_errors():
-            known = [str(v.version) for v in client.search_model_versions(f"name = '{MODEL}'")]
-        if version not in known:
-            there = ", ".join(known) or "none"
+    def _found(self, version: str, model: RegisteredModel | None = None) -> Registered:
+        versions = (model or self._model()).versions
+        if version not in versions:
+            there = ", ".join(versions) or "none"
             raise RegistryError(f"there is no version {version!r} of {MODEL}; versions are: {there}")
-        return client.get_model_version(MODEL, version)
+        return versions[version]
 
-    def _stage(self, found: "ModelVersion") -> str:
-        for alias in (PRODUCTION, STAGING):
-            if self._alias(alias) == str(found.version):
-                return alias
-        return ARCHIVED if ARCHIVED in found.tags else ""
-
-    def _version(self, found: "ModelVersion") -> Version:
-        tags = self.client.get_model_version(MODEL, found.version).tags
-        created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat(timespec="seconds")
-        metrics = json.loads(tags.get("metrics", "{}"))
+    def _version(self, found: Registered, model: RegisteredModel) -> Version:
+        tags = found.tags
         return Version(
-            str(found.version),
-            self._stage(found),
-            created,
+            found.version,
+            _stage(found, model),
+            datetime.fromtimestamp(found.created / 1000, UTC).isoformat(timespec="seconds"),
             found.run_id,
             tags.get("encoder_id", ""),
-            metrics,
+            json.loads(tags.get("metrics", "{}")),
             tags.get("data_fingerprint", ""),
-            self._drops(found, tags.get("drops", "{}")),
+            self._drops(found),
             float(tags.get("newest_lead", "nan")),
             float(tags.get("holdout_from", "nan")),
         )
 
-    def _drops(self, found: "ModelVersion", told: str) -> dict[str, int]:
+    def _drops(self, found: Registered) -> dict[str, int]:
         """The drops that a version learned from, with their leads: as its tag tells, or the file that it names."""
-        return self._logged(found, told) if told == DROPS_FILE else dict(json.loads(told))
+        told = found.tags.get("drops", "{}")
+        return self._told(found, told) if told == DROPS_FILE else dict(json.loads(told))
 
-    def _logged(self, found: "ModelVersion", file: str) -> dict[str, Any]:
+    def _told(self, found: Registered, file: str) -> dict[str, Any]:
         """What a JSON file tells that was logged with a version's training."""
+        path = self._logged(found, file)
         with plain_errors():
-            path = downloaded(f"runs:/{found.run_id}/{file}", self.home.mlflow_uri)
             return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    def _logged(self, found: Registered, name: str) -> Path:
+        """A file or folder that was logged with a version's training."""
+        if found.run_files is not None and (found.run_files / name).exists():
+            return found.run_files / name
+        with plain_errors():
+            return downloaded(f"runs:/{found.run_id}/{name}", self.home.mlflow_uri)
+
+
+def _stage(found: Registered, model: RegisteredModel) -> str:
+    for alias in (PRODUCTION, STAGING):
+        if model.aliases.get(alias) == found.version:
+            return alias
+    return ARCHIVED if ARCHIVED in found.tags else ""
 
 
 def drops_tag(drops: Mapping[str, int]) -> str:

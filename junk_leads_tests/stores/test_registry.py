@@ -4,8 +4,11 @@ Versions 2 and 3 are version 1 registered again: the registry moves versions, it
 """
 
 import json
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -20,7 +23,7 @@ from junk_leads.defs.resources import _end_left_runs
 from junk_leads.errors import NoChampion, RegistryError
 from junk_leads.home import Home
 from junk_leads.stores import registry as registry_module
-from junk_leads.stores.mlflow_store import EXPERIMENT, mlflow_quiet
+from junk_leads.stores.mlflow_store import EXPERIMENT, asked_model, mlflow_quiet, registered_model
 from junk_leads.stores.model_files import BOOSTER_FILE, ENCODER_FILE, SETTINGS_FILE, files_sha256, folder_sha256
 from junk_leads.stores.registry import DROPS_FILE, MODEL, STAGES, Registry, describe, drops_tag
 from junk_leads_tests.conftest import Trained, copied_home
@@ -349,6 +352,83 @@ def test_the_champion_is_asked_of_mlflow_where_its_table_is_another(
     assert registry.champion_version() == "1"
     registry.promote("1", "archived")
     assert registry.champion_version_or_none() is None
+
+
+def everything_told(registry: Registry) -> Any:
+    """All that is asked of the registry without changing it."""
+    numbers = ("1", "2", "3")
+    return (
+        [(describe(version), version) for version in registry.versions()],
+        registry.history(),
+        registry.champion_version(),
+        [registry.evaluation(number) for number in numbers],
+        [registry.load(number).booster.model_to_string() for number in numbers],
+        [registry.load_judged(number).booster.model_to_string() for number in numbers],
+        [profile and profile.to_json() for profile in map(registry.profile, numbers)],
+        registry.is_cut_off(),
+    )
+
+
+def test_mlflows_tables_tell_what_mlflow_tells(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.promote("2", "staging")
+    registry.promote("3", "archived")
+    registry.client.set_model_version_tag(MODEL, "3", "drops", DROPS_FILE)  # which its run holds
+    registry.client.set_registered_model_alias(MODEL, "of_somebody", "3")
+    read = registered_model(registry.home.root, MODEL)
+    assert read is not None
+    asked = asked_model(registry.client, MODEL)
+    assert (read.tags, read.aliases, list(read.versions)) == (asked.tags, asked.aliases, list(asked.versions))
+    for number, version in read.versions.items():
+        assert replace(version, model_files=None, run_files=None) == asked.versions[number]
+        assert version.model_files is not None
+        assert version.run_files is not None
+    told = everything_told(registry)
+    monkeypatch.setattr("junk_leads.stores.registry.registered_model", lambda *_: None)
+    assert everything_told(registry) == told
+
+
+def test_nothing_is_imported_that_takes_seconds_to_tell_of_versions_and_of_the_champion(registry: Registry) -> None:
+    assert registry.client  # which finds that the home is a copy at another place
+    code = (
+        "import sys\nfrom junk_leads.home import Home\nfrom junk_leads.stores.registry import Registry\n"
+        "registry = Registry(Home.from_environment())\n"
+        "print(len(registry.versions()), registry.champion().encoder.id, registry.profile('1').leads > 0)\n"
+        "print([name for name in ('mlflow', 'lightgbm', 'sklearn') if name in sys.modules])"
+    )
+    environment = {**os.environ, "JUNK_LEADS_HOME": str(registry.home.root)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"3 {registry.champion().encoder.id} True", "[]"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE logged_models RENAME TO models_that_were_logged",
+        "UPDATE experiments SET artifact_location = 's3://elsewhere/junk_leads'",
+        "INSERT INTO registered_models (name, workspace) VALUES ('junk_leads', 'another')",
+    ],
+    ids=["other tables", "files elsewhere", "two of a name"],
+)
+def test_tables_that_tell_something_else_are_not_read_but_mlflow_is_asked(change: str, registry: Registry) -> None:
+    assert registry.client
+    with closing(sqlite3.connect(registry.home.root / "mlflow.db")) as db, db:
+        db.execute(change)
+    assert registered_model(registry.home.root, MODEL) is None
+
+
+def test_files_that_are_gone_or_not_on_this_machine_are_asked_of_mlflow_which_says_so(registry: Registry) -> None:
+    folder = model_folder(registry).parent
+    shutil.move(folder, registry.home.root / "elsewhere")
+    with pytest.raises(RegistryError, match=r"^the model registry did not answer \(.*nothing was changed"):
+        registry.load("2")
+    with closing(sqlite3.connect(registry.home.root / "mlflow.db")) as db, db:
+        db.execute("UPDATE model_versions SET source = NULL WHERE version = 3")
+    with pytest.raises(RegistryError, match=r"^the model registry did not answer \(.*nothing was changed"):
+        registry.load("3")
+    evaluation = next((registry.home.root / "mlartifacts").rglob("evaluation.json"))
+    evaluation.unlink()
+    with pytest.raises(RegistryError, match=r"^the model registry did not answer \(.*nothing was changed"):
+        registry.evaluation("2")
 
 
 @pytest.mark.parametrize("version", ["4", "02", "", "2' OR name = 'x"])

@@ -3,7 +3,10 @@
 import csv
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -382,6 +385,29 @@ def test_the_encoder_keeps_ninety_percent_and_features_and_sums_are_of_every_lea
     assert query(trained.home, f"SELECT count(*), sum({single}) FROM cleaned_leads") == query(
         trained.home, f"SELECT count(*), sum({' + '.join(INTERACTION_GROUPS)}) FROM interaction_groups"
     )
+
+
+def test_scoring_a_drop_imports_no_mlflow_and_encoding_no_lightgbm(trained: Trained, trained_home: Home) -> None:
+    from junk_leads.stores.registry import Registry
+
+    assert Registry(trained_home).client  # which finds that the home is a copy at another place
+    code = (
+        "import sys, junk_leads.cli\nfrom junk_leads.steps.scoring import scoring\n"
+        "from junk_leads.defs.assets import predictions\nimported, own = [], predictions.score_features\n"
+        "def score(*given):\n    imported.append('lightgbm' in sys.modules)\n    return own(*given)\n"
+        "predictions.score_features = score\n"
+        "sys.argv = ['junk-leads', 'score', sys.argv[1], '--json']\n"
+        "try:\n    junk_leads.cli.main()\nfinally:\n"
+        "    print(imported, [n for n in ('mlflow', 'lightgbm') if n in sys.modules], file=sys.stderr)"
+    )
+    file = trained_home.root / "another.csv"
+    shutil.copyfile(trained.new, file)
+    environment = {**os.environ, "JUNK_LEADS_HOME": str(trained_home.root)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, file], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "another" in done.stdout
+    assert done.stderr.splitlines()[-1] == "[False] ['lightgbm']"
 
 
 def test_a_drop_too_large_to_be_written_twice_is_encoded_and_scored_the_same(
