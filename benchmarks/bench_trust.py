@@ -55,7 +55,7 @@ def taught(con: duckdb.DuckDBPyConnection, leads: Leads) -> Taught:
 
 def profile(con: duckdb.DuckDBPyConnection, leads: Leads) -> Profile:
     """The profile of cleaned leads."""
-    return profile_of(con, as_counts(con, leads, group_interactions(con, leads)))
+    return profile_of(con, as_counts(con, leads, group_interactions(con, leads)), leads)
 
 
 def cleaned(con: duckdb.DuckDBPyConnection, raw: Leads, name: str) -> Leads:

@@ -152,7 +152,7 @@ def lightgbm_model(
             },
             recipe.as_parameters(),
             drops,
-            training_profile(con, list(drops)),
+            training_profile(con, counts, list(drops)),
         )
         logged = log_training(mlflow, home.registry, training)
         row = _row(con, logged.version, logged.run_id, encoder, data.leads, metrics)

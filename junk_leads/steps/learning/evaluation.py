@@ -15,7 +15,7 @@ from junk_leads.steps.learning.calibration import correct_base_rate, expected_ga
 from junk_leads.steps.learning.metrics import Interval, gains, grade_table, measure, measure_slices
 from junk_leads.steps.learning.side_by_side import learn_each
 from junk_leads.steps.learning.training import LabelledFeatures, Recipe
-from junk_leads.steps.learning.validation import Aim, Fold, Learned, drawn, random_folds, weekly_folds
+from junk_leads.steps.learning.validation import Aim, Fold, Learned, Learning, drawn, random_folds, weekly_folds
 
 
 def random_split(data: LabelledFeatures, share: float, seed: int) -> Fold:
@@ -98,9 +98,12 @@ def evaluate(
     of the leads are held out.
     """
     random, temporal = random_split(data, share, seed), temporal_split(data, share)
-    judges = ((data.take(temporal.train), weekly_folds), (data.take(random.train), random_folds))
-    tasks = [(train, recipe, folds(train), aim) for train, folds in judges]
-    *judged_by, model = learn_each([*tasks, (data, recipe, weekly_folds(data), aim)])
+    learned_from = (
+        (data.take(temporal.train), weekly_folds),
+        (data.take(random.train), random_folds),
+        (data, weekly_folds),
+    )
+    *judged_by, model = learn_each([Learning.of(train, recipe, folds(train), aim) for train, folds in learned_from])
     splits = {}
     for split, judged in ((random, judged_by[1]), (temporal, judged_by[0])):  # the temporal one last: it is kept
         test = data.take(split.test)

@@ -1,56 +1,92 @@
-"""Learning two models at once: one of them in a process of its own.
+"""Learning several models at once: a process of its own fits some of their parts beside this one.
 
-What lives here: that process, and what becomes of it. What does not: learning (`validation.py`). LightGBM takes one
-thread, for its bytes not to depend on their number, and one caller at a time in a process (`steps/boosting.py`).
+What lives here: that process, who fits what, and what becomes of it. What does not: learning (`validation.py`).
+LightGBM takes one thread, for its bytes not to depend on their number, and one caller at a time in a process
+(`steps/boosting.py`).
 """
 
 import multiprocessing
 import os
 import signal
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from threading import Thread
+from typing import Any
 
-from junk_leads.steps.learning.training import LabelledFeatures, Recipe
-from junk_leads.steps.learning.validation import Aim, Fold, Learned, learn
+from junk_leads.steps.learning.validation import Learned, Learning
 
 MANY_ROWS = 50_000  # below, a process takes longer to start than to learn
 
-Task = tuple[LabelledFeatures, Recipe, Sequence[Fold], Aim]
+Part = tuple[int, int]  # of which model, and its number there
+Told = tuple[Any, ...] | Exception
 
 
-def learn_each(tasks: Sequence[Task]) -> list[Learned]:
-    """What `learn` makes of each task, the same whether the first is learned beside the others or before them.
+def learn_each(models: Sequence[Learning]) -> list[Learned]:
+    """The models, the same whoever fits which of their parts: this process and another take one after the other.
 
-    It is learned beside them when it is large and there is a second processor. A process that is ended from outside
-    (out of memory) loses nothing: its task is learned here then.
+    Another is started when they are large and there is a second processor. When it is ended from outside (out of
+    memory) nothing is lost: what it was at is fitted here then.
     """
-    if len(tasks) < 2 or len(tasks[0][0].counts) < MANY_ROWS or _processors() < 2:
-        return [learn(*task) for task in tasks]
+    parts = [(number, part) for number, model in enumerate(models) for part in model.parts]
+    left = deque(sorted(parts, key=lambda part: -models[part[0]].size(part[1])))  # the longest first
+    if len(models[0].data.counts) < MANY_ROWS or _processors() < 2:
+        fitted = _fitted_here(models, left)
+    else:
+        fitted = _fitted_by_two(models, left)
+    return [model.learned([fitted[number, part] for part in model.parts]) for number, model in enumerate(models)]
+
+
+def _fitted_here(models: Sequence[Learning], left: "deque[Part]") -> dict[Part, tuple[Any, ...]]:
+    fitted = {}
+    while left:
+        number, part = left.popleft()
+        fitted[number, part] = models[number].fit(part)
+    return fitted
+
+
+def _fitted_by_two(models: Sequence[Learning], left: "deque[Part]") -> dict[Part, tuple[Any, ...]]:
     processes = multiprocessing.get_context("spawn")  # a fork would inherit LightGBM's threads
-    ours, theirs = processes.Pipe(duplex=False)
-    process = processes.Process(target=_learn_and_send, args=(theirs, tasks[0]), daemon=True)
+    ours, theirs = processes.Pipe()
+    process = processes.Process(target=_fit_and_send, args=(theirs, models), daemon=True)
+    told: dict[Part, Told] = {}
+    asking = Thread(target=_have_fitted, args=(ours, left, told))
     try:
         with _uninterrupted():  # Ctrl-C is for this process, which ends the other
             process.start()
         theirs.close()  # so that its end is noticed
-        others = [learn(*task) for task in tasks[1:]]
-        try:
-            first = ours.recv()
-        except EOFError:
-            first = learn(*tasks[0])
-    except BaseException:
+        asking.start()
+        here = _fitted_here(models, left)
+        asking.join()
+        here |= _fitted_here(models, left)  # what the other was at when it ended
+    finally:
         if process.pid is not None:
             process.kill()  # also where SIGTERM is ignored: Dagster has it ignored where SIGINT is
-        raise
-    finally:
-        ours.close()
-        if process.pid is not None:
             process.join()
-    if isinstance(first, Exception):
-        raise first
-    return [first, *others]
+        if asking.ident is not None:
+            asking.join()
+        ours.close()
+    for found in told.values():
+        if isinstance(found, Exception):
+            raise found
+    return {**told, **here}  # type: ignore[dict-item]
+
+
+def _have_fitted(process: "Connection[Part, Told]", left: "deque[Part]", told: dict[Part, Told]) -> None:
+    """Have the process fit one part after the other, until none is left or it ended."""
+    while True:
+        try:
+            part = left.popleft()
+        except IndexError:
+            return
+        try:
+            process.send(part)
+            told[part] = process.recv()
+        except (EOFError, OSError):
+            left.append(part)
+            return
 
 
 @contextmanager
@@ -64,16 +100,16 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
-def _learn_and_send(connection: Connection, task: Task) -> None:
-    """What the process does; it ends with its parent at the latest when it has learned, for nobody listens then."""
-    try:
-        told: Learned | Exception = learn(*task)
-    except Exception as error:
-        told = error
-    try:
-        connection.send(told)
-    except OSError:
-        os._exit(1)
+def _fit_and_send(connection: "Connection[Told, Part]", models: Sequence[Learning]) -> None:
+    """What the process does, until it is ended, or nobody listens any more."""
+    with suppress(EOFError, OSError):
+        while True:
+            number, part = connection.recv()
+            try:
+                told: Told = models[number].fit(part)
+            except Exception as error:
+                told = error
+            connection.send(told)
 
 
 def _processors() -> int:

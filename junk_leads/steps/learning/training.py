@@ -248,13 +248,18 @@ def train_booster(data: LabelledFeatures, recipe: Recipe) -> Booster:
     joint weight, which makes the same sums of gradients five times as fast; `min_sum_hessian_in_leaf`, not a count of
     rows, keeps leaves from being too small.
     """
+    return train_boosters(data, recipe)[1]
+
+
+def train_boosters(data: LabelledFeatures, recipe: Recipe) -> tuple[Booster, Booster]:
+    """`train_booster`'s without and with the trees that adapt it; the same one of a recipe that has none."""
     lightgbm = {**recipe.lightgbm, "monotone_constraints": [int(name in recipe.rising) for name in data.names]}
-    booster = fit(*data.weighted_rows(), data.names, lightgbm, recipe.rounds)
+    plain = fit(*data.weighted_rows(), data.names, lightgbm, recipe.rounds)
     if not recipe.adapting["rounds"]:
-        return booster
+        return plain, plain
     age = data.days.max() - data.days
     last = data.take(np.where(age < recipe.adapting["window_days"], data.counts, 0))
     weights = 0.5 ** ((data.days.max() - last.days) / recipe.adapting["half_life_days"])
     parameters = {**lightgbm, **recipe.adapting.get("lightgbm", {})}
     rows = last.weighted_rows(weights / np.average(weights, weights=last.counts))
-    return fit(*rows, data.names, parameters, recipe.adapting["rounds"], after=booster)
+    return plain, fit(*rows, data.names, parameters, recipe.adapting["rounds"], after=plain)

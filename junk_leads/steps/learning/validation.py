@@ -4,9 +4,9 @@ What lives here: time-ordered and random folds, and learning a whole model (boos
 them. What does not: the booster (`training.py`), and measuring the result on leads held out (`evaluation.py`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from junk_leads.steps.learning.calibration import (
     expected_gain,
     junk_budget_threshold,
 )
-from junk_leads.steps.learning.training import LabelledFeatures, Recipe, train_booster
+from junk_leads.steps.learning.training import LabelledFeatures, Recipe, train_boosters
 
 WEEK = 7.0  # days
 LEAST_OF_CLASS = 20  # leads of each class that a fold trains on and predicts
@@ -112,46 +112,79 @@ def drawn(counts: np.ndarray, labels: np.ndarray, share: float, generator: np.ra
     return taken
 
 
+@dataclass(frozen=True)
+class Learning:
+    """A model to be learned, in parts that do not know of each other: one for each fold, the last for the model's own.
+
+    The folds should be as the leads to come: time-ordered ones for a model that will serve. Where none can be made of
+    the leads, they are random ones.
+    """
+
+    data: LabelledFeatures
+    recipe: Recipe
+    folds: Sequence[Fold]
+    aim: Aim
+
+    @classmethod
+    def of(cls, data: LabelledFeatures, recipe: Recipe, folds: Sequence[Fold], aim: Aim) -> "Learning":
+        """It, with random folds when there are none."""
+        return cls(data, recipe, folds or random_folds(data), aim)
+
+    @property
+    def parts(self) -> range:
+        """The numbers of its parts."""
+        return range(len(self.folds) + 1)
+
+    def size(self, part: int) -> int:
+        """How many rows the boosters of a part are fitted on."""
+        return int(np.count_nonzero(self.folds[part].train)) if part < len(self.folds) else len(self.data.counts)
+
+    def fit(self, part: int) -> tuple[Any, ...]:
+        """A fold's test, rows of kind and label alone (t,): labels, counts, probabilities without and with the adapting
+        trees. Of the last part the two boosters.
+        """
+        if part == len(self.folds):
+            return train_boosters(self.data, self.recipe)
+        fold, rounds = self.folds[part], self.recipe.rounds
+        test = self.data.take(fold.test).undated()
+        _, booster = train_boosters(self.data.take(fold.train), self.recipe)
+        first = test.predicted_by(booster, num_iteration=rounds, raw_score=True)
+        has_more = booster.num_trees() > rounds
+        last = test.predicted_by(booster, start_iteration=rounds, raw_score=True) if has_more else 0.0
+        plain, adapted = (1 / (1 + np.exp(-raw)) for raw in (first, first + last))
+        return test.labels, test.counts, plain, adapted
+
+    def learned(self, fitted: Sequence[tuple[Any, ...]]) -> Learned:
+        """The model, of all its parts in their order.
+
+        The adapting trees are kept when the folds' log loss is lower with them.
+        """
+        *tests, boosters = fitted
+        labels, counts, plain, adapted = (np.concatenate(told) for told in zip(*tests, strict=True))
+        fold = np.repeat(np.arange(len(tests)), [len(test[0]) for test in tests])
+        losses = [mean_log_loss(labels, told, counts) for told in (plain, adapted)]
+        is_adapted = losses[1] < losses[0]
+        calibration, validation = choose_calibration(labels, adapted if is_adapted else plain, fold, counts)
+        return Learned(
+            cast(tuple[Booster, Booster], boosters)[is_adapted],
+            calibration,
+            _threshold(labels, validation, counts, self.aim),
+            self.data.share,
+            tuple(f.name for f in self.folds),
+            labels,
+            counts,
+            validation,
+            fold,
+        )
+
+
 def learn(data: LabelledFeatures, recipe: Recipe, folds: Sequence[Fold], aim: Aim) -> Learned:
     """Train a booster on all of `data`, and learn from the folds whether to adapt it, how to calibrate and the flag.
 
-    The folds should be as the leads to come: time-ordered ones for a model that will serve. Without any, random ones
-    are made. The adapting trees are kept when the folds' log loss is lower with them.
+    Without any folds, random ones are made.
     """
-    folds = folds or random_folds(data)
-    tests = [data.take(fold.test).undated() for fold in folds]
-    labels, counts = (np.concatenate([getattr(test, name) for test in tests]) for name in ("labels", "counts"))
-    fold = np.repeat(np.arange(len(folds)), [len(test.counts) for test in tests])
-    plain, adapted = (np.concatenate(told) for told in zip(*_predicted(data, recipe, folds, tests), strict=True))
-    losses = [mean_log_loss(labels, told, counts) for told in (plain, adapted)]
-    if recipe.adapting["rounds"] and losses[1] >= losses[0]:
-        recipe = replace(recipe, adapting={"rounds": 0})
-        adapted = plain
-    calibration, validation = choose_calibration(labels, adapted, fold, counts)
-    return Learned(
-        train_booster(data, recipe),
-        calibration,
-        _threshold(labels, validation, counts, aim),
-        data.share,
-        tuple(f.name for f in folds),
-        labels,
-        counts,
-        validation,
-        fold,
-    )
-
-
-def _predicted(
-    data: LabelledFeatures, recipe: Recipe, folds: Sequence[Fold], tests: Sequence[LabelledFeatures]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Probabilities of each fold without and with the adapting trees, which come last in one booster."""
-    for fold, test in zip(folds, tests, strict=True):
-        booster = train_booster(data.take(fold.train), recipe)
-        first = test.predicted_by(booster, num_iteration=recipe.rounds, raw_score=True)
-        has_more = booster.num_trees() > recipe.rounds
-        last = test.predicted_by(booster, start_iteration=recipe.rounds, raw_score=True) if has_more else 0.0
-        plain, adapted = (1 / (1 + np.exp(-raw)) for raw in (first, first + last))
-        yield plain, adapted
+    learning = Learning.of(data, recipe, folds, aim)
+    return learning.learned([learning.fit(part) for part in learning.parts])
 
 
 def _threshold(labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray, aim: Aim) -> float:

@@ -122,11 +122,13 @@ def as_counts(
 ) -> duckdb.DuckDBPyRelation:
     """Cleaned leads and their interaction groups, labelled or not, in the form of `lead_counts`: each lead counts 1."""
     kind = ", ".join(map(quoted, KIND_COLUMNS))
-    return con.sql(f"SELECT {kind}, created_date, 1 AS lead_count FROM leads JOIN groups USING (drop, lead_number)")
+    return con.sql(f"SELECT {kind}, 1 AS lead_count FROM leads JOIN groups USING (drop, lead_number)")
 
 
-def profile_of(con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation) -> Profile:
-    """The profile of leads that were counted: `KIND_COLUMNS`, `created_date` and `lead_count`.
+def profile_of(
+    con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation, leads: duckdb.DuckDBPyRelation
+) -> Profile:
+    """The profile of leads: of their counts (`KIND_COLUMNS`, `lead_count`), which do not tell their hours, and of each.
 
     Counts of several drops, put together, are counts again.
     """
@@ -136,7 +138,7 @@ def profile_of(con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation) 
     con.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE profiled_counts AS
-        SELECT {codes}, {least}, hour(created_date) AS hour, ({" + ".join(INTERACTION_GROUPS)} > 0) AS has_interactions,
+        SELECT {codes}, {least}, ({" + ".join(INTERACTION_GROUPS)} > 0) AS has_interactions,
             CASE WHEN city_mapped IS NULL THEN '{NONE_GIVEN}' ELSE coalesce(listed_city, '{UNLISTED}') END
                 AS city_mapped,
             sum(lead_count) AS leads
@@ -144,7 +146,11 @@ def profile_of(con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation) 
         GROUP BY ALL
         """
     )
-    ((leads,),) = con.sql("SELECT coalesce(sum(leads), 0)::BIGINT FROM profiled_counts").fetchall()
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE profiled_hours AS "
+        f"SELECT {codes}, hour(created_date) AS hour, count(*) AS leads FROM leads GROUP BY ALL"
+    )
+    ((everyone,),) = con.sql("SELECT coalesce(sum(leads), 0)::BIGINT FROM profiled_counts").fetchall()
     levels = {column: _counted(con, column, MOST_LEVELS) for column in CODES}
     names = ", ".join(map(quoted, CODES))
     rows = con.sql(
@@ -161,7 +167,12 @@ def profile_of(con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation) 
     for column in CODES:
         frequent = [level for level, n in levels[column].items() if n >= LEAST_COMPANY]
         company[column] = {name: _beside(con, column, frequent, name, list(steady[name])) for name in STEADY}
-    return Profile(leads, levels, combinations, leads - sum(combinations.values()), steady, company)
+    return Profile(everyone, levels, combinations, everyone - sum(combinations.values()), steady, company)
+
+
+def _counts_by(column: str) -> str:
+    """The table that tells how many leads have which value of a column."""
+    return "profiled_hours" if column == "hour" else "profiled_counts"
 
 
 def _counted(con: duckdb.DuckDBPyConnection, column: str, most: int | None) -> dict[str, int]:
@@ -169,7 +180,7 @@ def _counted(con: duckdb.DuckDBPyConnection, column: str, most: int | None) -> d
     limit = "" if most is None else f"LIMIT {most}"
     name = quoted(column)
     rows = con.sql(
-        f"SELECT {name}::VARCHAR AS value, sum(leads)::BIGINT AS n FROM profiled_counts GROUP BY ALL "
+        f"SELECT {name}::VARCHAR AS value, sum(leads)::BIGINT AS n FROM {_counts_by(column)} GROUP BY ALL "
         f"ORDER BY n DESC, value {limit}"
     ).fetchall()
     return dict(rows)
@@ -182,7 +193,7 @@ def _beside(
     matrix = np.zeros((len(levels), len(values)), dtype=np.int64)
     row_of, place_of = ({name: n for n, name in enumerate(names)} for names in (levels, values))
     found = con.sql(
-        f"SELECT {quoted(column)}, {quoted(steady)}::VARCHAR, sum(leads)::BIGINT FROM profiled_counts GROUP BY ALL"
+        f"SELECT {quoted(column)}, {quoted(steady)}::VARCHAR, sum(leads)::BIGINT FROM {_counts_by(steady)} GROUP BY ALL"
     ).fetchall()
     for level, value, leads in found:
         if level in row_of:

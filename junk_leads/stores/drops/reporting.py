@@ -197,9 +197,8 @@ def _shares(
     """The most frequent values of each column that drift is told of, with their shares in training and in the drop."""
     if trained is None:
         return {}
-    now = profile_of(
-        con, as_counts(con, rows_of(con, "cleaned_leads", [drop]), rows_of(con, "interaction_groups", [drop]))
-    )
+    leads = rows_of(con, "cleaned_leads", [drop])
+    now = profile_of(con, as_counts(con, leads, rows_of(con, "interaction_groups", [drop])), leads)
     return {
         column: [
             (_value_name(column, value), was, is_now)

@@ -49,7 +49,7 @@ def beside_training(
     groups: duckdb.DuckDBPyRelation,
 ) -> BesideTraining:
     """The cleaned leads of a drop and their interaction groups beside what a version of this encoder was taught."""
-    profile = profile_of(con, as_counts(con, leads, groups))
+    profile = profile_of(con, as_counts(con, leads, groups), leads)
     before = [name for name in registry.version(version).drops if name != drop]
     known = KnownLeads()
     if before:
@@ -59,13 +59,13 @@ def beside_training(
     return BesideTraining(version, registry.profile(version), profile, known, encoder.levels)
 
 
-def training_profile(con: duckdb.DuckDBPyConnection, drops: Sequence[str]) -> Profile:
-    """The profile of the labelled leads of these drops, each lead once; `lead_counts` does not tell their hours."""
-    labelled = f"{lead_schema().label} IS NOT NULL"
-    leads, repeated = rows_of(con, "cleaned_leads", drops).filter(labelled), repeated_leads(con)
+def training_profile(con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation, drops: Sequence[str]) -> Profile:
+    """The profile of the labelled leads of these drops, each lead once, as `counts` have them (`learned_once`)."""
+    leads, repeated = rows_of(con, "cleaned_leads", drops), repeated_leads(con)
+    leads = leads.filter(f"{lead_schema().label} IS NOT NULL")
     if repeated is not None:
         leads = con.sql("SELECT * FROM leads ANTI JOIN repeated USING (drop, lead_number)")
-    return profile_of(con, as_counts(con, leads, rows_of(con, "interaction_groups", drops)))
+    return profile_of(con, counts, leads)
 
 
 def warnings_of(con: duckdb.DuckDBPyConnection, drop: str) -> list[str]:
