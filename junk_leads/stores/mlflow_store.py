@@ -142,22 +142,22 @@ def registered_model(root: Path, name: str) -> RegisteredModel | None:
     """
     if not (root / "mlflow.db").exists():
         return RegisteredModel({}, {}, {})
-    with suppress(sqlite3.Error, ValueError), _tables(root) as db:
+    with suppress(sqlite3.Error, TypeError, ValueError), _tables(root) as db:
         db.execute("BEGIN")  # all of it as it stood at one moment
         here = db.execute("SELECT artifact_location FROM experiments WHERE name = ?", [EXPERIMENT]).fetchone()
         several = db.execute("SELECT count(*) > 1 FROM registered_models WHERE name = ?", [name]).fetchone()[0]
-        if here is None or several or not _is_at(here[0], root / "mlartifacts"):
+        if here is None or several or not _is_at(str(here[0]), root / "mlartifacts"):
             return None
         tags: dict[str, dict[str, str]] = {}
         for number, key, value in db.execute(
             "SELECT version, key, value FROM model_version_tags WHERE name = ?", [name]
         ):
-            tags.setdefault(str(number), {})[key] = value
+            tags.setdefault(str(number), {})[str(key)] = str(value)
         versions = {
             str(number): Registered(
                 str(number),
-                created,
-                run,
+                int(created),
+                str(run),
                 _model_id(source),
                 tags.get(str(number), {}),
                 _folder_here(model_files),
@@ -165,9 +165,10 @@ def registered_model(root: Path, name: str) -> RegisteredModel | None:
             )
             for number, created, run, source, model_files, run_files in db.execute(_VERSIONS, [name])
         }
-        of_model = db.execute("SELECT key, value FROM registered_model_tags WHERE name = ?", [name]).fetchall()
-        aliases = db.execute("SELECT alias, version FROM registered_model_aliases WHERE name = ?", [name]).fetchall()
-        return RegisteredModel(dict(of_model), {alias: str(number) for alias, number in aliases}, versions)
+        of_model = db.execute("SELECT key, value FROM registered_model_tags WHERE name = ?", [name])
+        aliases = db.execute("SELECT alias, version FROM registered_model_aliases WHERE name = ?", [name])
+        model_tags, numbers = ({str(key): str(value) for key, value in rows} for rows in (of_model, aliases))
+        return RegisteredModel(model_tags, numbers, versions)
     return None
 
 
@@ -195,14 +196,14 @@ def _tables(root: Path) -> Iterator[sqlite3.Connection]:
         yield db
 
 
-def _model_id(source: str | None) -> str:
+def _model_id(source: object) -> str:
     """The id of a logged model, from where a version says that it comes from."""
-    return (source or "").rsplit("/", 1)[-1]
+    return str(source or "").rsplit("/", 1)[-1]
 
 
-def _folder_here(uri: str | None) -> Path | None:
+def _folder_here(uri: object) -> Path | None:
     """The folder of this machine that a URI names; None when there is none."""
-    told = urlparse(uri or "")
+    told = urlparse(str(uri or ""))
     folder = Path(url2pathname(told.path))
     return folder if told.scheme == "file" and folder.is_dir() else None
 

@@ -224,7 +224,9 @@ class Registry:
     def complete(self) -> dict[str, Any] | None:
         """Complete a transition that was cut off between its writes; returns its event, None when there is none."""
         pending = self._tags().get(_PENDING)
-        return self._carry_out(json.loads(pending)) if pending else None
+        with plain_errors():
+            transition = json.loads(pending or "null")
+        return self._carry_out(transition) if transition else None
 
     def _carry_out(self, transition: Mapping[str, Any]) -> dict[str, Any]:
         """Make a transition; done again from any of its writes on, it ends the same. Returns its event.
@@ -291,7 +293,8 @@ class Registry:
     def history(self) -> list[dict[str, Any]]:
         """Every transition, oldest first: when, version, from, to, who, why."""
         events = sorted((key, value) for key, value in self._tags().items() if key.startswith(_TRANSITION))
-        return [json.loads(value) for _, value in events]
+        with plain_errors():
+            return [json.loads(value) for _, value in events]
 
     def _tags(self) -> Mapping[str, str]:
         return self._model().tags
@@ -333,18 +336,19 @@ class Registry:
 
     def _version(self, found: Registered, model: RegisteredModel) -> Version:
         tags = found.tags
-        return Version(
-            found.version,
-            _stage(found, model),
-            datetime.fromtimestamp(found.created / 1000, UTC).isoformat(timespec="seconds"),
-            found.run_id,
-            tags.get("encoder_id", ""),
-            json.loads(tags.get("metrics", "{}")),
-            tags.get("data_fingerprint", ""),
-            self._drops(found),
-            float(tags.get("newest_lead", "nan")),
-            float(tags.get("holdout_from", "nan")),
-        )
+        with plain_errors():
+            return Version(
+                found.version,
+                _stage(found, model),
+                datetime.fromtimestamp(found.created / 1000, UTC).isoformat(timespec="seconds"),
+                found.run_id,
+                tags.get("encoder_id", ""),
+                json.loads(tags.get("metrics", "{}")),
+                tags.get("data_fingerprint", ""),
+                self._drops(found),
+                float(tags.get("newest_lead", "nan")),
+                float(tags.get("holdout_from", "nan")),
+            )
 
     def _drops(self, found: Registered) -> dict[str, int]:
         """The drops that a version learned from, with their leads: as its tag tells, or the file that it names."""

@@ -416,6 +416,31 @@ def test_tables_that_tell_something_else_are_not_read_but_mlflow_is_asked(change
     assert registered_model(registry.home.root, MODEL) is None
 
 
+@pytest.mark.parametrize(
+    ("change", "asked"),
+    [
+        ("UPDATE model_version_tags SET value = '{' WHERE key = 'metrics'", Registry.versions),
+        ("UPDATE model_version_tags SET value = '1v' WHERE key = 'newest_lead'", Registry.versions),
+        ("UPDATE registered_model_tags SET value = '{'", Registry.history),
+        (
+            "INSERT INTO registered_model_tags (key, value, name) VALUES ('pending_transition', '{', 'junk_leads')",
+            Registry.complete,
+        ),
+    ],
+    ids=["metrics", "newest lead", "history", "transition"],
+)
+def test_damage_in_what_mlflow_holds_is_one_line(
+    change: str, asked: Callable[[Registry], Any], registry: Registry
+) -> None:
+    assert registry.client
+    with closing(sqlite3.connect(registry.home.root / "mlflow.db")) as db, db:
+        db.execute(change)
+    with pytest.raises(
+        RegistryError, match=r"^the model registry did not answer \(.*\); nothing was changed: check mlf"
+    ):
+        asked(registry)
+
+
 def test_files_that_are_gone_or_not_on_this_machine_are_asked_of_mlflow_which_says_so(registry: Registry) -> None:
     folder = model_folder(registry).parent
     shutil.move(folder, registry.home.root / "elsewhere")
