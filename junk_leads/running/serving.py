@@ -4,6 +4,7 @@ What lives here: starting them on one address, once for a home, until they are t
 server with all that it started (`guard.py`), what they show and answer (`http_service.py`).
 """
 
+import json
 import os
 import signal
 import socket
@@ -11,7 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +27,14 @@ from junk_leads.stores.making import taken
 from junk_leads.stores.registry import Registry
 
 _STOPPED_WITHIN = 60.0  # seconds in which the servers of a process that was killed are stopped by its guard
+_LOOKED_EVERY = 5.0  # seconds between two looks whether Dagster reaches the definitions
+_LOST_LOOKS = 2  # in a row, after which Dagster is started again
+_MOST_RESTARTS = 3  # without having reached them in between
+_NO_ANSWER = (OSError, HTTPException, ValueError, LookupError, TypeError)
+_LOCATIONS = (
+    "{workspaceOrError {... on Workspace {locationEntries {loadStatus locationOrLoadError {__typename "
+    "... on PythonError {message}}}}}}"
+)
 
 
 def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[[str], None]) -> None:
@@ -120,10 +130,11 @@ def _serve(
         start_new_session=True,
     )
     assert guard.stdin is not None
-    servers = {}
-    for name, command in commands.items():
+    servers: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(name: str) -> None:
         servers[name] = subprocess.Popen(
-            [sys.executable, "-m", *command],
+            [sys.executable, "-m", *commands[name]],
             env=environment,
             stdout=printed,
             stderr=printed,
@@ -131,14 +142,23 @@ def _serve(
             pass_fds=[lock.fileno()] if name == "Dagster" else [],  # while its daemon lives, the home is served
         )
         print(servers[name].pid, file=guard.stdin, flush=True)
+
+    for name in commands:
+        start(name)
     tell("starting Dagster and MLflow")
-    ready = f"Dagster http://{host}:{port}   MLflow http://{host}:{mlflow_port}   (Ctrl-C stops both)"
+    ready = answering = f"Dagster http://{host}:{port}   MLflow http://{host}:{mlflow_port}   (Ctrl-C stops both)"
     logs = {log: _appended(log, 0)[1] for log in (home.alerts, home.percentages)}
+    definitions = _Definitions(host, port, home.servers_log)
     try:
         while True:
             if ready and all(_answers(host, at) for at in (port, mlflow_port)):
                 tell(ready)
                 ready = ""
+            if not ready and definitions.are_lost():
+                tell("Dagster's definitions are out of reach (killed, or the machine slept): starting it again")
+                stop([servers["Dagster"].pid], servers["Dagster"].poll)
+                start("Dagster")
+                ready = answering
             for log, place in logs.items():
                 lines, logs[log] = _appended(log, place)
                 for line in lines:
@@ -166,6 +186,45 @@ def _answers(host: str, port: int) -> bool:
     with suppress(OSError), socket.create_connection((host, port), timeout=1):
         return True
     return False
+
+
+class _Definitions:
+    """Whether Dagster's UI reaches the process that holds the definitions, looked at every few seconds.
+
+    When that process was killed, or ended because the machine had slept, Dagster does not start it again.
+    """
+
+    def __init__(self, host: str, port: int, log: Path) -> None:
+        self._host, self._port, self._log = host, port, log
+        self._looked, self._lost, self._told = time.monotonic(), 0, 0
+
+    def are_lost(self) -> bool:
+        """Whether they were out of reach at several looks; raises JunkLeadsError when that has been told too often."""
+        if time.monotonic() - self._looked < _LOOKED_EVERY:
+            return False
+        why = self._out_of_reach()
+        self._looked, self._lost = time.monotonic(), self._lost + 1 if why else 0
+        if not why:
+            self._told = 0
+        if self._lost < _LOST_LOOKS:
+            return False
+        if self._told == _MOST_RESTARTS:
+            raise JunkLeadsError(
+                f"Dagster does not reach the definitions, although it was started again {self._told} times ({why}); "
+                f"look into {self._log}"
+            )
+        self._lost, self._told = 0, self._told + 1
+        return True
+
+    def _out_of_reach(self) -> str:
+        """Why they are, in one line; empty when they are not, or nobody can tell."""
+        with closing(HTTPConnection(self._host, self._port, timeout=10)) as ui, suppress(*_NO_ANSWER):
+            ui.request("POST", "/graphql", json.dumps({"query": _LOCATIONS}), {"Content-Type": "application/json"})
+            for entry in json.load(ui.getresponse())["data"]["workspaceOrError"]["locationEntries"]:
+                told = entry["locationOrLoadError"] or {}
+                if entry["loadStatus"] == "LOADED" and told["__typename"] == "PythonError":
+                    return " ".join(str(told["message"]).split())[:300]
+        return ""
 
 
 def _appended(log: Path, place: int) -> tuple[list[str], int]:

@@ -1,11 +1,16 @@
 """The servers' own life: a home is served once, and they end with the process that started them, however it ends."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +19,7 @@ from junk_leads.home import Home
 from junk_leads.running import serving
 from junk_leads.running.guard import stop
 from junk_leads.running.serving import _appended, _served_once
+from junk_leads_tests.conftest import free_port
 
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
@@ -175,3 +181,92 @@ def test_whole_lines_that_were_added_to_a_log_are_told_once(tmp_path: Path) -> N
     assert _appended(log, place) == (["half"], 15)
     log.write_bytes(b"anew\n")  # shorter than before
     assert _appended(log, 15) == (["anew"], 5)
+
+
+REACHED = {"loadStatus": "LOADED", "locationOrLoadError": {"__typename": "RepositoryLocation"}}
+OUT_OF_REACH = {
+    "loadStatus": "LOADED",
+    "locationOrLoadError": {"__typename": "PythonError", "message": "Could not reach\nuser code server.\n"},
+}
+
+
+@pytest.fixture
+def definitions(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, list[bytes]]]:
+    """Looks at a server that answers what the list holds last; every look is due."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answers[-1])
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    answers = [b""]
+    monkeypatch.setattr(serving, "_LOOKED_EVERY", 0.0)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield serving._Definitions("127.0.0.1", server.server_port, Path("servers.log")), answers
+        server.shutdown()
+
+
+def answer(*entries: object) -> bytes:
+    return json.dumps({"data": {"workspaceOrError": {"locationEntries": entries}}}).encode()
+
+
+def test_definitions_are_lost_when_they_are_out_of_reach_twice_in_a_row(
+    definitions: tuple[Any, list[bytes]],
+) -> None:
+    looks, answers = definitions
+    told = []
+    for entries in ((REACHED,), (OUT_OF_REACH,), (REACHED,), (OUT_OF_REACH,), (OUT_OF_REACH,), (REACHED,)):
+        answers.append(answer(*entries))
+        told.append(looks.are_lost())
+    assert told == [False, False, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        answer(),
+        answer({**OUT_OF_REACH, "loadStatus": "LOADING"}),
+        answer({"loadStatus": "LOADING", "locationOrLoadError": None}),
+        b"no JSON",
+        b'{"data": null}',
+        b"[]",
+    ],
+)
+def test_what_cannot_be_told_is_not_lost(told: bytes, definitions: tuple[Any, list[bytes]]) -> None:
+    looks, answers = definitions
+    answers.append(told)
+    assert [looks.are_lost() for _ in range(3)] == [False] * 3
+
+
+def test_where_nobody_answers_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_LOOKED_EVERY", 0.0)
+    looks = serving._Definitions("127.0.0.1", free_port(), Path("servers.log"))
+    assert [looks.are_lost() for _ in range(3)] == [False] * 3
+
+
+def test_what_starting_again_does_not_mend_is_told_after_three_times(definitions: tuple[Any, list[bytes]]) -> None:
+    looks, answers = definitions
+    answers.append(answer(REACHED, OUT_OF_REACH))
+    assert [looks.are_lost() for _ in range(6)] == [False, True] * 3
+    assert looks.are_lost() is False
+    with pytest.raises(JunkLeadsError) as refused:
+        looks.are_lost()
+    assert str(refused.value) == (
+        "Dagster does not reach the definitions, although it was started again 3 times (Could not reach user code "
+        "server.); look into servers.log"
+    )
+
+
+def test_they_are_looked_at_every_few_seconds(definitions: tuple[Any, list[bytes]], monkeypatch: Any) -> None:
+    looks, answers = definitions
+    answers.append(answer(OUT_OF_REACH))
+    monkeypatch.setattr(serving, "_LOOKED_EVERY", 3600.0)
+    assert [looks.are_lost() for _ in range(3)] == [False] * 3
+    monkeypatch.setattr(serving, "_LOOKED_EVERY", 0.0)
+    assert [looks.are_lost() for _ in range(2)] == [False, True]

@@ -465,5 +465,31 @@ def test_killed_its_servers_end_all_the_same_and_the_next_one_waits_for_that(hom
         assert second.wait(PATIENCE) == 0
 
 
+@pytest.mark.long
+@needs_proc
+def test_fault_75_when_the_process_with_the_definitions_ends_dagster_is_started_again_and_takes_files(
+    home: Home, trained: Trained, tmp_path: Path
+) -> None:
+    port = free_port()
+    found = served(home, port, free_port(port + 1), tmp_path / "log", {"JUNK_LEADS_SETTLE_SECONDS": "0.2"})
+    try:
+        found.until("Dagster serves", lambda: b"Ctrl-C stops both" in found.log.read_bytes() and found.location())
+        (holds,) = [
+            pid
+            for pid, _ in family(found.process.pid)
+            if b"dagster\0api\0grpc" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        os.kill(holds, signal.SIGKILL)
+        found.until("it is told", lambda: b"definitions are out of reach" in found.log.read_bytes())
+        shutil.copyfile(trained.history, home.incoming / "history.csv")
+        found.until("a file is taken", lambda: list(home.archive.glob("history-*.csv")))
+    finally:
+        found.process.terminate()
+        assert found.process.wait(PATIENCE) == 0
+    first, ready, told, again, *_ = found.log.read_text(encoding="utf-8").splitlines()
+    assert ready == again != first
+    assert told == "… Dagster's definitions are out of reach (killed, or the machine slept): starting it again"
+
+
 def is_elsewhere(url: str) -> bool:
     return not url.startswith(("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:"))
