@@ -14,7 +14,7 @@ from junk_leads.steps.sql import quoted
 from junk_leads.steps.watching.profiles import CODES, NONE_GIVEN, ONE_OF_THE_RARE
 
 _COUNTS = ("total_leads_droppped", "referred_lead")
-_FEW_LEADS = 1_000_000  # whose moments are fewer than what they keep from being read
+_FEW_LEADS = 1_000_000  # whose moments are fewer than what they keep from being read, and which are looked at once
 _DAYS_APART = (-1, 1)  # leads that agree in all but the day are alike by chance alone
 # SQL for the leads of a sixteenth of a day's seconds: all that are alike, and those alike but for the day, are of one.
 _SOME_SECONDS = "hash(epoch(created_date)::BIGINT % 86400) % 16 = 0"
@@ -85,15 +85,18 @@ def _matched(
     looked_at = f"SELECT created_date::TIMESTAMP AS moment, {alike} AS alike, {', '.join(codes)} FROM"
     mark = "hash(moment, alike)"
     here = con.sql(f"{looked_at} leads WHERE created_date IS NOT NULL")
-    first, last, lead_count = here.aggregate("min(moment), max(moment), count(*)").fetchall()[0]
-    near = "created_date" if lead_count <= _FEW_LEADS else "date_trunc('hour', created_date)"
+    are_few = count(leads) <= _FEW_LEADS
+    here = _kept(con, "known_here", here) if are_few else here
+    first, last = here.aggregate("min(moment), max(moment)").fetchall()[0]
+    near = "created_date" if are_few else "date_trunc('hour', created_date)"
     # of most deliveries few moments meet, and nothing else is read of the other leads
-    there = con.sql(  # noqa: F841  named in the SQL below
+    there = con.sql(
         f"{looked_at} before WHERE created_date BETWEEN ?::TIMESTAMP + to_days(?) AND ?::TIMESTAMP + to_days(?) AND "
         f"{near} IN (SELECT DISTINCT {near} FROM (SELECT created_date + to_days(days) AS created_date "
         f"FROM leads, (SELECT unnest([0, {', '.join(map(str, _DAYS_APART))}])::INTEGER AS days)))",
         params=[first, min(_DAYS_APART), last, max(_DAYS_APART)],
     )
+    there = _kept(con, "known_there", there) if are_few else there
     lone = "GROUP BY ALL HAVING count(*) = 1"
     tables = {
         "lone_leads": f"SELECT moment, alike FROM here {lone}",
@@ -123,3 +126,9 @@ def _matched(
         for column, pair in zip(CODES, both, strict=True):
             found[column][pair] = found[column].get(pair, 0) + n
     return KnownLeads(total, chance / len(_DAYS_APART), changed, found)
+
+
+def _kept(con: duckdb.DuckDBPyConnection, name: str, rows: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Rows that are read several times, in a TEMP table of this name."""
+    con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM rows")
+    return con.table(name)
