@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+from collections import deque
 from dataclasses import replace
 from typing import Any
 
@@ -154,3 +156,23 @@ def test_what_goes_wrong_in_the_process_goes_wrong_here(tasks: list[Learning]) -
     wrong = replace(ADAPTING, lightgbm={**ADAPTING.lightgbm, "objective": "there is none"})
     with pytest.raises(Exception, match="Unknown objective type name: there"):
         learn_each([replace(tasks[0], recipe=wrong), tasks[1]])
+
+
+def test_each_part_is_taken_once_and_the_last_one_by_one_of_both() -> None:
+    """A thousand times two threads take what is left: asking whether something is left, and taking it, is one step."""
+    for _ in range(1_000):
+        left = deque((0, number) for number in range(3))
+        took: list[list[Any]] = [[], []]
+        begin = threading.Barrier(2)
+
+        def take(mine: list[Any], left: Any = left, begin: Any = begin) -> None:
+            begin.wait()
+            while (part := side_by_side._taken(left)) is not None:
+                mine.append(part)
+
+        threads = [threading.Thread(target=take, args=(mine,)) for mine in took]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(took[0] + took[1]) == [(0, 0), (0, 1), (0, 2)]

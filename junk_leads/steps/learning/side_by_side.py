@@ -41,10 +41,18 @@ def learn_each(models: Sequence[Learning]) -> list[Learned]:
 
 def _fitted_here(models: Sequence[Learning], left: "deque[Part]") -> dict[Part, tuple[Any, ...]]:
     fitted = {}
-    while left:
-        number, part = left.popleft()
-        fitted[number, part] = models[number].fit(part)
+    while (taken := _taken(left)) is not None:
+        number, part = taken
+        fitted[taken] = models[number].fit(part)
     return fitted
+
+
+def _taken(left: "deque[Part]") -> Part | None:
+    """The next part, which nobody else gets; None when there is none."""
+    try:
+        return left.popleft()
+    except IndexError:  # asked for it before, another thread could take it meanwhile
+        return None
 
 
 def _fitted_by_two(models: Sequence[Learning], left: "deque[Part]") -> dict[Part, tuple[Any, ...]]:
@@ -76,11 +84,7 @@ def _fitted_by_two(models: Sequence[Learning], left: "deque[Part]") -> dict[Part
 
 def _have_fitted(process: "Connection[Part, Told]", left: "deque[Part]", told: dict[Part, Told]) -> None:
     """Have the process fit one part after the other, until none is left or it ended."""
-    while True:
-        try:
-            part = left.popleft()
-        except IndexError:
-            return
+    while (part := _taken(left)) is not None:
         try:
             process.send(part)
             told[part] = process.recv()
