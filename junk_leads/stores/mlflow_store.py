@@ -203,9 +203,13 @@ def _model_id(source: object) -> str:
 
 def _folder_here(uri: object) -> Path | None:
     """The folder of this machine that a URI names; None when there is none."""
-    told = urlparse(str(uri or ""))
-    folder = Path(url2pathname(told.path))
-    return folder if told.scheme == "file" and folder.is_dir() else None
+    folder = _path_of(str(uri or ""))
+    return folder if str(uri).startswith("file:") and folder.is_dir() else None
+
+
+def _path_of(uri: str) -> Path:
+    """The path in a URI."""
+    return Path(url2pathname(urlparse(uri).path))
 
 
 def _make(path: Path) -> None:
@@ -238,7 +242,7 @@ def _follow(store: Path, artifacts: Path) -> None:
 def _is_at(uri: str, folder: Path) -> bool:
     """Whether a location is this folder, perhaps under another name: a link, or another mount."""
     try:
-        return uri == folder.as_uri() or os.path.samefile(url2pathname(urlparse(uri).path), folder)
+        return uri == folder.as_uri() or os.path.samefile(_path_of(uri), folder)
     except OSError:
         return False
 

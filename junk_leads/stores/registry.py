@@ -319,13 +319,7 @@ class Registry:
     def _alias(self, alias: str) -> str | None:
         # a sensor asks this every few seconds: MLflow takes seconds to import, and is asked where its table is another
         known, version = alias_of(self.home.root, MODEL, alias)
-        if known:
-            return version
-        client = self.client
-        with plain_errors():
-            found = client.search_registered_models(f"name = '{MODEL}'")
-            version = found[0].aliases.get(alias) if found else None
-            return None if version is None else str(version)
+        return version if known else self._model().aliases.get(alias)
 
     def _found(self, version: str, model: RegisteredModel | None = None) -> Registered:
         versions = (model or self._model()).versions

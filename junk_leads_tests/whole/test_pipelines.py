@@ -392,7 +392,7 @@ def test_scoring_a_drop_imports_no_mlflow_and_encoding_no_lightgbm(trained: Trai
 
     assert Registry(trained_home).client  # which finds that the home is a copy at another place
     code = (
-        "import sys, junk_leads.cli\nfrom junk_leads.steps.scoring import scoring\n"
+        "import sys, junk_leads.cli\n"
         "from junk_leads.defs.assets import predictions\nimported, own = [], predictions.score_features\n"
         "def score(*given):\n    imported.append('lightgbm' in sys.modules)\n    return own(*given)\n"
         "predictions.score_features = score\n"

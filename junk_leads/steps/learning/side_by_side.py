@@ -76,10 +76,11 @@ def _fitted_by_two(models: Sequence[Learning], left: "deque[Part]") -> dict[Part
         if asking.ident is not None:
             asking.join()
         ours.close()
-    for found in told.values():
+    for part, found in told.items():
         if isinstance(found, Exception):
             raise found
-    return {**told, **here}  # type: ignore[dict-item]
+        here[part] = found
+    return here
 
 
 def _have_fitted(process: "Connection[Part, Told]", left: "deque[Part]", told: dict[Part, Told]) -> None:

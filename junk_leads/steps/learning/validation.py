@@ -6,7 +6,7 @@ them. What does not: the booster (`training.py`), and measuring the result on le
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -166,7 +166,7 @@ class Learning:
         is_adapted = losses[1] < losses[0]
         calibration, validation = choose_calibration(labels, adapted if is_adapted else plain, fold, counts)
         return Learned(
-            cast(tuple[Booster, Booster], boosters)[is_adapted],
+            boosters[is_adapted],
             calibration,
             _threshold(labels, validation, counts, self.aim),
             self.data.share,
