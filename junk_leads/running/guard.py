@@ -3,7 +3,7 @@
 What lives here: stopping servers with all that they started, and the process that does so when its input ends. What
 does not: which servers there are (`serving.py`).
 
-    python -m junk_leads.running.guard          process ids on its input, a line each
+    python -m junk_leads.running.guard          process ids on its input, a line each; once more when it has ended
 """
 
 import os
@@ -40,8 +40,11 @@ def _signalled(leader: int, sign: int) -> bool:
 
 
 def main() -> None:
-    """Wait until nobody can write to the input any more, then stop what was named there."""
-    stop([int(line) for line in sys.stdin])
+    """Wait until nobody can write to the input any more, then stop what was named there and has not ended."""
+    leaders: set[int] = set()
+    for line in sys.stdin:
+        leaders ^= {int(line)}  # a number whose process has ended can become another's
+    stop(leaders)
 
 
 if __name__ == "__main__":

@@ -143,6 +143,10 @@ def _serve(
         )
         print(servers[name].pid, file=guard.stdin, flush=True)
 
+    def end(name: str) -> None:
+        stop([servers[name].pid], servers[name].poll)
+        print(servers[name].pid, file=guard.stdin, flush=True)
+
     for name in commands:
         start(name)
     tell("starting Dagster and MLflow")
@@ -156,7 +160,7 @@ def _serve(
                 ready = ""
             if not ready and definitions.are_lost():
                 tell("Dagster's definitions are out of reach (killed, or the machine slept): starting it again")
-                stop([servers["Dagster"].pid], servers["Dagster"].poll)
+                end("Dagster")
                 start("Dagster")
                 ready = answering
             for log, place in logs.items():

@@ -7,9 +7,11 @@ LightGBM keeps state for the whole process, its number of threads among it: of t
 and then one ends the process by a segmentation fault. Whoever needs several at once takes processes.
 """
 
+import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +44,7 @@ class Booster:
     @property
     def _own(self) -> "lgb.Booster":
         if isinstance(self._read, str):
-            import lightgbm as lgb
-
-            self._read = lgb.Booster(model_str=self._read)
+            self._read = _lightgbm().Booster(model_str=self._read)
         return self._read
 
     def predict(self, rows: np.ndarray, **options: Any) -> np.ndarray:
@@ -85,9 +85,33 @@ class Booster:
             return int(self._own.num_trees())
 
 
+class _NoScikitLearn(MetaPathFinder):
+    """scikit-learn as if it were not installed, for one thread."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def find_spec(self, name: str, *_: object) -> None:
+        """Nothing; raises ModuleNotFoundError for scikit-learn."""
+        if name == "sklearn" and threading.get_ident() == self._thread:
+            raise ModuleNotFoundError(name=name)
+
+
+@cache
+def _lightgbm() -> Any:
+    """LightGBM without its estimators, for which alone it would import scikit-learn: more than half of its import."""
+    hidden = _NoScikitLearn()
+    sys.meta_path.insert(0, hidden)
+    try:
+        import lightgbm
+    finally:
+        sys.meta_path.remove(hidden)
+    return lightgbm
+
+
 def warm_up() -> None:
     """Import LightGBM, for a process that will need it."""
-    import lightgbm  # noqa: F401
+    _lightgbm()
 
 
 def fit(
@@ -101,10 +125,10 @@ def fit(
     after: Booster | None = None,
 ) -> Booster:
     """A booster of `rounds` trees fitted on r weighted rows (r x f, names of the f); those of `after` come first."""
-    import lightgbm as lgb
     from scipy.sparse import csr_matrix
 
     with _ALONE:
+        lgb = _lightgbm()
         dataset = lgb.Dataset(
             csr_matrix(rows, dtype=np.float32),  # few features of a lead are not 0; the same bytes, a tenth sooner
             label=labels,
@@ -135,8 +159,6 @@ def refuse_unknown_parameters(names: Iterable[str]) -> None:
 @cache
 def _parameters() -> frozenset[str]:
     """Every name that LightGBM knows a parameter by, as its library tells them."""
-    from lightgbm.basic import _ConfigAliases
-
     with _ALONE:
-        aliases: dict[str, list[str]] = _ConfigAliases._get_all_param_aliases()
+        aliases: dict[str, list[str]] = _lightgbm().basic._ConfigAliases._get_all_param_aliases()
     return frozenset(aliases).union(*aliases.values())

@@ -149,6 +149,48 @@ def test_a_booster_read_from_its_file_predicts_the_same_to_the_bit(tmp_path: Pat
     assert again.feature_name() == list(NAMES)
 
 
+FITTED = """
+import hashlib, sys
+if "first" in sys.argv:
+    import sklearn
+from junk_leads_tests.learning.test_boosting import fitted
+print(hashlib.sha256(fitted(rounds=40).model_to_string().encode()).hexdigest(), "sklearn.base" in sys.modules)
+from sklearn.base import BaseEstimator
+"""
+
+
+def test_scikit_learn_is_left_out_of_lightgbms_import_alone_and_the_model_is_the_same() -> None:
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", FITTED, *first], capture_output=True, text=True, check=True
+        ).stdout.split()
+        for first in ((), ("first",))
+    ]
+    (model, is_there), (same, was_there) = told
+    assert (is_there, was_there) == ("False", "True")
+    assert model == same
+
+
+HIDDEN = """
+import importlib, sys, threading
+from junk_leads.steps.boosting import _NoScikitLearn
+sys.meta_path.insert(0, _NoScikitLearn())
+thread = threading.Thread(target=lambda: importlib.import_module("sklearn"))
+try:
+    import sklearn
+except ImportError as missing:
+    print(missing.name)
+thread.start()
+thread.join()
+print("sklearn" in sys.modules)
+"""
+
+
+def test_scikit_learn_is_hidden_from_one_thread_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", HIDDEN], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["sklearn", "True"]
+
+
 # Parameters
 
 

@@ -109,6 +109,22 @@ def test_the_guard_stops_the_servers_of_a_process_that_was_killed() -> None:
     assert [server.wait(20) for server in servers] == [-signal.SIGINT] * 2
 
 
+def test_the_guard_lets_be_whose_end_it_was_told() -> None:
+    servers = [started(POLITE) for _ in range(2)]
+    first, second = (server.pid for server in servers)
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "junk_leads.running.guard"],
+            input=f"{first}\n{second}\n{first}\n",
+            text=True,
+            check=True,
+            start_new_session=True,
+        )
+        assert [server.poll() for server in servers] == [None, -signal.SIGINT]
+    finally:
+        stop([first], servers[0].poll)
+
+
 HELD = """
 import sys
 from pathlib import Path
