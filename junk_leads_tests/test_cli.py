@@ -41,6 +41,8 @@ NO_CHAMPION = (
     "no model is in Production yet; run `junk-leads train`, then `junk-leads models promote VERSION --to production`"
 )
 
+UNWRITTEN = "what was asked for is done, but its result cannot be written here ([Errno 28] No space left on device)"
+
 
 def plain(text: str) -> str:
     """What Typer draws in a box or in colours, as one line."""
@@ -462,6 +464,31 @@ def test_a_command_whose_streams_are_closed_does_its_work_and_opens_no_store_in_
     )
     told = done.stderr.splitlines() + done.stdout.splitlines()
     assert (done.returncode, len(told)) == (0, 1), told  # the drop, or the progress
+    assert [delivery.status for delivery in Ledger(home).deliveries()] == ["accepted"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize(
+    ("streams", "code", "told"),
+    [
+        ("2>/dev/full", 0, ["july: 1 rows read, 1 kept, 0 duplicates, 0 rejected, labelled"]),
+        ("2>&1 >/dev/full", 1, ["… data_pipeline of july", f"junk-leads: {UNWRITTEN}"]),
+        ("--json 2>&1 >/dev/full", 1, ["… data_pipeline of july", f"junk-leads: {UNWRITTEN}"]),
+        (
+            "missing.csv 2>&1 >/dev/full",
+            1,
+            ["junk-leads: there is no file 'missing.csv'; check the name", f"junk-leads: {UNWRITTEN}"],
+        ),
+    ],
+)
+def test_fault_76_where_nothing_can_be_written_any_more_the_work_is_done_and_what_cannot_be_told_is_told(
+    streams: str, code: int, told: list[str], home: Home, write_csv: Callable[..., Path]
+) -> None:
+    command = f"{sys.executable} -m junk_leads.cli ingest {write_csv('july.csv', {})} {streams}"
+    done = subprocess.run(
+        ["sh", "-c", command], env={**environ, "JUNK_LEADS_HOME": str(home.root)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (code, told, "")
     assert [delivery.status for delivery in Ledger(home).deliveries()] == ["accepted"]
 
 

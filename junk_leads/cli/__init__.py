@@ -79,12 +79,14 @@ def main() -> None:
     except JunkLeadsError as error:
         line = str(error)
     except OSError as error:
-        line = f"{error.strerror or error}: {error.filename or ''}; check the disk and rights"
+        about = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
+        line = f"{about}; check the disk and rights"
     else:
         return
     refuse(line)
     if "--json" in sys.argv[1:]:
-        answer(True, {"error": line}, "")
+        with suppress(OSError, JunkLeadsError):  # which the line above told
+            answer(True, {"error": line}, "")
     sys.exit(code)
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -44,8 +44,9 @@ _OVER_A_BAR = "\r\x1b[K"  # from the line's start, which is then empty
 
 
 def tell(line: str) -> None:
-    """Progress, on stderr."""
-    typer.echo(f"{_OVER_A_BAR if sys.stderr.isatty() else ''}… {_in_one_line(line)}", err=True)
+    """Progress, on stderr; where that is full or closed the work goes on untold."""
+    with suppress(OSError):
+        typer.echo(f"{_OVER_A_BAR if sys.stderr.isatty() else ''}… {_in_one_line(line)}", err=True)
 
 
 def _in_one_line(text: str) -> str:
@@ -83,13 +84,19 @@ def named(files: Sequence[str | Path]) -> list[str | Path]:
 
 
 def refuse(line: str) -> None:
-    """What was refused or failed, on stderr, in one line whatever a file is called."""
-    typer.echo(f"junk-leads: {_in_one_line(line)}", err=True)
+    """What was refused or failed, on stderr, in one line whatever a file is called; the exit code tells it, too."""
+    with suppress(OSError):
+        typer.echo(f"junk-leads: {_in_one_line(line)}", err=True)
 
 
 def answer(as_json: bool, content: dict[str, Any], text: str) -> None:
-    """The result, on stdout."""
-    typer.echo(json.dumps(content, ensure_ascii=False) if as_json else visible(text))
+    """The result, on stdout. Raises JunkLeadsError where it cannot be written, but for a reader that has left."""
+    try:
+        typer.echo(json.dumps(content, ensure_ascii=False) if as_json else visible(text))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise JunkLeadsError(f"what was asked for is done, but its result cannot be written here ({error})") from error
 
 
 def answer_each(
@@ -113,11 +120,13 @@ def answer_each(
             except KeyboardInterrupt:
                 interrupted = True
                 break
-    if not interrupted if as_json else done:  # of an interrupt one object tells, and no more
-        failed = {"error": "; ".join(refused)} if refused else {}
-        answer(as_json, {"drops": done, **failed}, "\n".join(map(told, done)))
-    for line in refused:
-        refuse(line)
+    try:
+        if not interrupted if as_json else done:  # of an interrupt one object tells, and no more
+            failed = {"error": "; ".join(refused)} if refused else {}
+            answer(as_json, {"drops": done, **failed}, "\n".join(map(told, done)))
+    finally:
+        for line in refused:
+            refuse(line)
     if interrupted:
         raise KeyboardInterrupt
     if refused:
