@@ -167,6 +167,17 @@ def test_what_cannot_be_mended_is_told_with_what_to_do(trained_home: Home, junk_
         assert [line.startswith(f"wrong: {start}") for line in lines].count(True) == 1, start
 
 
+def test_files_of_runs_that_ended_may_be_deleted(trained_home: Home, junk_leads: Callable[..., Outcome]) -> None:
+    evidence = junk_leads("checks", "new", "--json").json["drops"]
+    files = list((trained_home.dagster / "history" / "runs").glob("*-*.db*"))
+    assert len(files) == 3  # two drops and a training
+    for file in files:
+        file.unlink()
+    assert junk_leads("doctor").out == "all is well\n"
+    assert junk_leads("checks", "new", "--json").json["drops"] == evidence
+    assert junk_leads("score", "new").code == 0
+
+
 def test_drops_that_the_ledger_forgot_are_told(trained_home: Home, junk_leads: Callable[..., Outcome]) -> None:
     forget_a_drop(trained_home)
     found = junk_leads("doctor", "--json")
