@@ -56,7 +56,7 @@ def opened_instance(home: Home) -> Iterator[dg.DagsterInstance]:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise JunkLeadsError(
             f"Dagster's storage in {home.dagster} cannot be made or opened ({first}); check dagster.yaml there, "
-            "the disk and rights"
+            "the disk and rights, or restore a backup"
         ) from error
     with instance:
         yield instance

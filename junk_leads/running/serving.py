@@ -27,12 +27,15 @@ from junk_leads.stores.making import taken
 from junk_leads.stores.registry import Registry
 
 _STOPPED_WITHIN = 60.0  # seconds in which the servers of a process that was killed are stopped by its guard
-_LOOKED_EVERY = 5.0  # seconds between two looks whether Dagster reaches the definitions
-_LOST_LOOKS = 2  # in a row, after which Dagster is started again
-_MOST_RESTARTS = 3  # without having reached them in between
-_NO_ANSWER = (OSError, HTTPException, ValueError, LookupError, TypeError)
-_LOCATIONS = (
-    "{workspaceOrError {... on Workspace {locationEntries {loadStatus locationOrLoadError {__typename "
+_LOOKED_EVERY = 5.0  # seconds between two looks at how Dagster fares
+_LOOKS = 2  # in a row that find something wrong, after which it is
+_MOST_RESTARTS = 3  # without having reached the definitions in between
+_ERRORS = 3  # of a daemon, of those of five minutes that Dagster keeps: one may come and go
+_DEFINITIONS = "definitions"
+_NO_ANSWER = (OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError)
+_HEALTH = (
+    "{instance {daemonHealth {allDaemonStatuses {daemonType lastHeartbeatErrors {message}}}} "
+    "workspaceOrError {... on Workspace {locationEntries {loadStatus locationOrLoadError {__typename "
     "... on PythonError {message}}}}}}"
 )
 
@@ -152,13 +155,18 @@ def _serve(
     tell("starting Dagster and MLflow")
     ready = answering = f"Dagster http://{host}:{port}   MLflow http://{host}:{mlflow_port}   (Ctrl-C stops both)"
     logs = {log: _appended(log, 0)[1] for log in (home.alerts, home.percentages)}
-    definitions = _Definitions(host, port, home.servers_log)
+    health = _Health(host, port, home.servers_log)
     try:
         while True:
+            if _is_gone(lock):
+                raise JunkLeadsError(f"the home {home.root} was moved or deleted; start again where it is now")
             if ready and all(_answers(host, at) for at in (port, mlflow_port)):
                 tell(ready)
                 ready = ""
-            if not ready and definitions.are_lost():
+            for part, why in {} if ready else health.look().items():
+                if part != _DEFINITIONS:
+                    tell(f"Dagster's {part} fails ({why}); run `junk-leads doctor`, and look into {home.servers_log}")
+                    continue
                 tell("Dagster's definitions are out of reach (killed, or the machine slept): starting it again")
                 end("Dagster")
                 start("Dagster")
@@ -186,49 +194,75 @@ def _serve(
         guard.wait()
 
 
+def _is_gone(file: IO[str]) -> bool:
+    """Whether an open file is not at its place any more, or another one is."""
+    try:
+        return not os.path.samestat(os.stat(file.name), os.fstat(file.fileno()))
+    except OSError as error:
+        return isinstance(error, (FileNotFoundError, NotADirectoryError))
+
+
 def _answers(host: str, port: int) -> bool:
     with suppress(OSError), socket.create_connection((host, port), timeout=1):
         return True
     return False
 
 
-class _Definitions:
-    """Whether Dagster's UI reaches the process that holds the definitions, looked at every few seconds.
+class _Health:
+    """How Dagster fares, asked of its UI every few seconds: whether it reaches its definitions, and what of it fails.
 
-    When that process was killed, or ended because the machine had slept, Dagster does not start it again.
+    When the process that holds the definitions was killed, or ended because the machine had slept, Dagster does not
+    start it again; and that its daemons fail (a file of theirs is damaged, or gone) it tells in its log alone.
     """
 
     def __init__(self, host: str, port: int, log: Path) -> None:
         self._host, self._port, self._log = host, port, log
-        self._looked, self._lost, self._told = time.monotonic(), 0, 0
+        self._looked, self._restarts = time.monotonic(), 0
+        self._seen: dict[str, int] = {}  # what is wrong, and at how many looks in a row it was
 
-    def are_lost(self) -> bool:
-        """Whether they were out of reach at several looks; raises JunkLeadsError when that has been told too often."""
+    def look(self) -> dict[str, str]:
+        """What is wrong since a few looks, and why: each once while it lasts, the definitions until they are reached.
+
+        Raises JunkLeadsError when Dagster was started again for their sake too often.
+        """
         if time.monotonic() - self._looked < _LOOKED_EVERY:
-            return False
-        why = self._out_of_reach()
-        self._looked, self._lost = time.monotonic(), self._lost + 1 if why else 0
-        if not why:
-            self._told = 0
-        if self._lost < _LOST_LOOKS:
-            return False
-        if self._told == _MOST_RESTARTS:
-            raise JunkLeadsError(
-                f"Dagster does not reach the definitions, although it was started again {self._told} times ({why}); "
-                f"look into {self._log}"
-            )
-        self._lost, self._told = 0, self._told + 1
-        return True
+            return {}
+        self._looked, wrong = time.monotonic(), self._asked()
+        self._seen = {part: self._seen.get(part, 0) + 1 for part in wrong}
+        found = {part: why for part, why in wrong.items() if self._seen[part] == _LOOKS}
+        if _DEFINITIONS not in wrong:
+            self._restarts = 0
+        elif _DEFINITIONS in found:
+            if self._restarts == _MOST_RESTARTS:
+                raise JunkLeadsError(
+                    f"Dagster does not reach the definitions, although it was started again {self._restarts} times "
+                    f"({wrong[_DEFINITIONS]}); look into {self._log}"
+                )
+            self._restarts += 1
+            del self._seen[_DEFINITIONS]
+        return found
 
-    def _out_of_reach(self) -> str:
-        """Why they are, in one line; empty when they are not, or nobody can tell."""
+    def _asked(self) -> dict[str, str]:
+        """What is wrong, and why in one line each; nothing where nobody can tell."""
+        wrong = {}
         with closing(HTTPConnection(self._host, self._port, timeout=10)) as ui, suppress(*_NO_ANSWER):
-            ui.request("POST", "/graphql", json.dumps({"query": _LOCATIONS}), {"Content-Type": "application/json"})
-            for entry in json.load(ui.getresponse())["data"]["workspaceOrError"]["locationEntries"]:
-                told = entry["locationOrLoadError"] or {}
-                if entry["loadStatus"] == "LOADED" and told["__typename"] == "PythonError":
-                    return " ".join(str(told["message"]).split())[:300]
-        return ""
+            ui.request("POST", "/graphql", json.dumps({"query": _HEALTH}), {"Content-Type": "application/json"})
+            told = json.load(ui.getresponse())
+            for error in told.get("errors", [])[:1]:
+                wrong["UI"] = _first_line(error["message"])
+            for entry in told["data"]["workspaceOrError"]["locationEntries"]:
+                error = entry["locationOrLoadError"] or {}
+                if entry["loadStatus"] == "LOADED" and error["__typename"] == "PythonError":
+                    return {_DEFINITIONS: " ".join(str(error["message"]).split())[:300]}  # for want of them, all fails
+            for daemon in told["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]:
+                if len(daemon["lastHeartbeatErrors"]) >= _ERRORS:
+                    name = daemon["daemonType"].removesuffix("_DAEMON").replace("_", " ").lower()
+                    wrong[f"{name} daemon"] = _first_line(daemon["lastHeartbeatErrors"][0]["message"])
+        return wrong
+
+
+def _first_line(message: str) -> str:
+    return message.strip().partition("\n")[0][:300]
 
 
 def _appended(log: Path, place: int) -> tuple[list[str], int]:

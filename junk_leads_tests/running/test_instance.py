@@ -76,7 +76,7 @@ def test_fault_72_a_full_disk_is_one_plain_line(home: Home) -> None:
     ready, told = done.stdout.splitlines()
     assert (done.returncode, ready) == (0, "ready")
     assert told.startswith(said)
-    assert told.endswith("); check dagster.yaml there, the disk and rights")
+    assert told.endswith("); check dagster.yaml there, the disk and rights, or restore a backup")
     with opened_instance(home) as instance:  # there is room again
         assert instance.get_runs() == []
 
@@ -116,6 +116,6 @@ def test_what_a_command_prints_is_kept_only_where_the_settings_say_so(
 )
 def test_settings_that_are_damaged_are_one_plain_line_before_anything_runs(home: Home, settings: bytes) -> None:
     (home.dagster / "dagster.yaml").write_bytes(settings)
-    told = r"cannot be made or opened \([^\n]+\); check dagster\.yaml there, the disk and rights$"
+    told = r"cannot be made or opened \([^\n]+\); check dagster\.yaml there, the disk and rights, or restore a backup$"
     with pytest.raises(JunkLeadsError, match=told), opened_instance(home):
         pass

@@ -207,7 +207,7 @@ OUT_OF_REACH = {
 
 
 @pytest.fixture
-def definitions(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, list[bytes]]]:
+def health(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, list[bytes]]]:
     """Looks at a server that answers what the list holds last; every look is due."""
 
     class Answers(BaseHTTPRequestHandler):
@@ -224,23 +224,32 @@ def definitions(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, list[byt
     monkeypatch.setattr(serving, "_LOOKED_EVERY", 0.0)
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield serving._Definitions("127.0.0.1", server.server_port, Path("servers.log")), answers
+        yield serving._Health("127.0.0.1", server.server_port, Path("servers.log")), answers
         server.shutdown()
 
 
-def answer(*entries: object) -> bytes:
-    return json.dumps({"data": {"workspaceOrError": {"locationEntries": entries}}}).encode()
+def answer(*entries: object, **errors: int) -> bytes:
+    daemons = [
+        {"daemonType": name, "lastHeartbeatErrors": [{"message": "gone\n[SQL: SELECT 1]"}] * count}
+        for name, count in errors.items()
+    ]
+    told = {
+        "workspaceOrError": {"locationEntries": entries},
+        "instance": {"daemonHealth": {"allDaemonStatuses": daemons}},
+    }
+    return json.dumps({"data": told}).encode()
 
 
-def test_definitions_are_lost_when_they_are_out_of_reach_twice_in_a_row(
-    definitions: tuple[Any, list[bytes]],
-) -> None:
-    looks, answers = definitions
+LOST = {"definitions": "Could not reach user code server."}
+
+
+def test_definitions_are_lost_when_they_are_out_of_reach_twice_in_a_row(health: tuple[Any, list[bytes]]) -> None:
+    looks, answers = health
     told = []
     for entries in ((REACHED,), (OUT_OF_REACH,), (REACHED,), (OUT_OF_REACH,), (OUT_OF_REACH,), (REACHED,)):
-        answers.append(answer(*entries))
-        told.append(looks.are_lost())
-    assert told == [False, False, False, False, True, False]
+        answers.append(answer(*entries, SENSOR=5 * (OUT_OF_REACH in entries)))  # for want of them
+        told.append(looks.look())
+    assert told == [{}, {}, {}, {}, LOST, {}]
 
 
 @pytest.mark.parametrize(
@@ -249,40 +258,70 @@ def test_definitions_are_lost_when_they_are_out_of_reach_twice_in_a_row(
         answer(),
         answer({**OUT_OF_REACH, "loadStatus": "LOADING"}),
         answer({"loadStatus": "LOADING", "locationOrLoadError": None}),
+        answer(REACHED, SENSOR=2),  # errors that came and went
         b"no JSON",
         b'{"data": null}',
         b"[]",
     ],
 )
-def test_what_cannot_be_told_is_not_lost(told: bytes, definitions: tuple[Any, list[bytes]]) -> None:
-    looks, answers = definitions
+def test_what_cannot_be_told_is_not_wrong(told: bytes, health: tuple[Any, list[bytes]]) -> None:
+    looks, answers = health
     answers.append(told)
-    assert [looks.are_lost() for _ in range(3)] == [False] * 3
+    assert [looks.look() for _ in range(3)] == [{}] * 3
 
 
-def test_where_nobody_answers_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nobody_answers_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "_LOOKED_EVERY", 0.0)
-    looks = serving._Definitions("127.0.0.1", free_port(), Path("servers.log"))
-    assert [looks.are_lost() for _ in range(3)] == [False] * 3
+    looks = serving._Health("127.0.0.1", free_port(), Path("servers.log"))
+    assert [looks.look() for _ in range(3)] == [{}] * 3
 
 
-def test_what_starting_again_does_not_mend_is_told_after_three_times(definitions: tuple[Any, list[bytes]]) -> None:
-    looks, answers = definitions
+def test_what_starting_again_does_not_mend_is_told_after_three_times(health: tuple[Any, list[bytes]]) -> None:
+    looks, answers = health
     answers.append(answer(REACHED, OUT_OF_REACH))
-    assert [looks.are_lost() for _ in range(6)] == [False, True] * 3
-    assert looks.are_lost() is False
+    assert [looks.look() for _ in range(6)] == [{}, LOST] * 3
+    assert looks.look() == {}
     with pytest.raises(JunkLeadsError) as refused:
-        looks.are_lost()
+        looks.look()
     assert str(refused.value) == (
         "Dagster does not reach the definitions, although it was started again 3 times (Could not reach user code "
         "server.); look into servers.log"
     )
 
 
-def test_they_are_looked_at_every_few_seconds(definitions: tuple[Any, list[bytes]], monkeypatch: Any) -> None:
-    looks, answers = definitions
+def test_what_fails_is_told_once_until_it_has_ceased(health: tuple[Any, list[bytes]]) -> None:
+    looks, answers = health
+    told = []
+    broken = b'{"data": null, "errors": [{"message": "(sqlite3.OperationalError) unable to open\\n(Background)"}]}'
+    fine, one, both = answer(REACHED), answer(SENSOR=3), answer(SENSOR=5, FRESHNESS_DAEMON=4)
+    for said in (one, one, both, both, both, fine, both, both, broken, broken, broken):
+        answers.append(said)
+        told.append(looks.look())
+    sensor, freshness = {"sensor daemon": "gone"}, {"freshness daemon": "gone"}
+    ui = {"UI": "(sqlite3.OperationalError) unable to open"}
+    assert told == [{}, sensor, {}, freshness, {}, {}, {}, {**sensor, **freshness}, {}, ui, {}]
+
+
+def test_it_is_looked_every_few_seconds(health: tuple[Any, list[bytes]], monkeypatch: Any) -> None:
+    looks, answers = health
     answers.append(answer(OUT_OF_REACH))
     monkeypatch.setattr(serving, "_LOOKED_EVERY", 3600.0)
-    assert [looks.are_lost() for _ in range(3)] == [False] * 3
+    assert [looks.look() for _ in range(3)] == [{}] * 3
     monkeypatch.setattr(serving, "_LOOKED_EVERY", 0.0)
-    assert [looks.are_lost() for _ in range(2)] == [False, True]
+    assert [looks.look() for _ in range(2)] == [{}, LOST]
+
+
+def test_a_file_that_was_moved_deleted_or_replaced_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    with (tmp_path / "home" / "serving.lock").open("a+") as lock:
+        assert not serving._is_gone(lock)
+        (tmp_path / "home").rename(tmp_path / "moved")
+        assert serving._is_gone(lock)
+        (tmp_path / "home").write_text("in its place")
+        assert serving._is_gone(lock)
+        (tmp_path / "home").unlink()
+        (tmp_path / "moved").rename(tmp_path / "home")
+        assert not serving._is_gone(lock)
+        (tmp_path / "home" / "serving.lock").unlink()
+        (tmp_path / "home" / "serving.lock").touch()
+        assert serving._is_gone(lock)

@@ -491,5 +491,32 @@ def test_fault_75_when_the_process_with_the_definitions_ends_dagster_is_started_
     assert told == "… Dagster's definitions are out of reach (killed, or the machine slept): starting it again"
 
 
+@pytest.mark.long
+@needs_proc
+def test_faults_77_and_78_damaged_files_of_dagster_are_told_and_a_home_that_was_moved_is_served_no_longer(
+    home: Home, trained: Trained, tmp_path: Path
+) -> None:
+    port = free_port()
+    found = served(home, port, free_port(port + 1), tmp_path / "log", {})
+    try:
+        found.until("Dagster serves", lambda: b"Ctrl-C stops both" in found.log.read_bytes() and found.location())
+        started = family(found.process.pid)
+        (home.dagster / "schedules" / "schedules.db").write_bytes(b"no database" * 1_000)
+        fails = (
+            "… Dagster's sensor daemon fails (sqlalchemy.exc.DatabaseError: (sqlite3.DatabaseError) file is not a "
+            f"database); run `junk-leads doctor`, and look into {home.servers_log}\n"
+        )
+        found.until("it is told", lambda: fails in found.log.read_text(encoding="utf-8"))
+        home.root.rename(tmp_path / "moved")
+        assert found.process.wait(PATIENCE) == 1
+    finally:
+        found.process.terminate()
+        found.process.wait(PATIENCE)
+    *_, last = found.log.read_text(encoding="utf-8").splitlines()
+    assert last == f"junk-leads: the home {home.root} was moved or deleted; start again where it is now"
+    assert alive(started) == set()
+    assert not home.root.exists()
+
+
 def is_elsewhere(url: str) -> bool:
     return not url.startswith(("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:"))
