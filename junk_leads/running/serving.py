@@ -11,11 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
@@ -30,14 +30,20 @@ _STOPPED_WITHIN = 60.0  # seconds in which the servers of a process that was kil
 _LOOKED_EVERY = 5.0  # seconds between two looks at how Dagster fares
 _LOOKS = 2  # in a row that find something wrong, after which it is
 _MOST_RESTARTS = 3  # without having reached the definitions in between
-_ERRORS = 3  # of a daemon, of those of five minutes that Dagster keeps: one may come and go
+_ERRORS = 3  # of a daemon, in five minutes, or of a sensor in a row: one may come and go
 _DEFINITIONS = "definitions"
 _NO_ANSWER = (OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError)
-_HEALTH = (
-    "{instance {daemonHealth {allDaemonStatuses {daemonType lastHeartbeatErrors {message}}}} "
-    "workspaceOrError {... on Workspace {locationEntries {loadStatus locationOrLoadError {__typename "
-    "... on PythonError {message}}}}}}"
-)
+_HEALTH = """query {
+  instance {daemonHealth {allDaemonStatuses {daemonType lastHeartbeatErrors {...said}}}}
+  workspaceOrError {... on Workspace {locationEntries {loadStatus locationOrLoadError {
+    __typename
+    ... on PythonError {message}
+    ... on RepositoryLocation {repositories {sensors {
+      name sensorState {ticks(limit: 4) {timestamp status error {...said}}}
+    }}}
+  }}}}
+}
+fragment said on PythonError {message errorChain {error {message}}}"""
 
 
 def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[[str], None]) -> None:
@@ -217,7 +223,7 @@ class _Health:
 
     def __init__(self, host: str, port: int, log: Path) -> None:
         self._host, self._port, self._log = host, port, log
-        self._looked, self._restarts = time.monotonic(), 0
+        self._since, self._looked, self._restarts = time.time(), time.monotonic(), 0
         self._seen: dict[str, int] = {}  # what is wrong, and at how many looks in a row it was
 
     def look(self) -> dict[str, str]:
@@ -238,7 +244,7 @@ class _Health:
                     f"Dagster does not reach the definitions, although it was started again {self._restarts} times "
                     f"({wrong[_DEFINITIONS]}); look into {self._log}"
                 )
-            self._restarts += 1
+            self._restarts, self._since = self._restarts + 1, time.time()
             del self._seen[_DEFINITIONS]
         return found
 
@@ -249,20 +255,38 @@ class _Health:
             ui.request("POST", "/graphql", json.dumps({"query": _HEALTH}), {"Content-Type": "application/json"})
             told = json.load(ui.getresponse())
             for error in told.get("errors", [])[:1]:
-                wrong["UI"] = _first_line(error["message"])
+                wrong["UI"] = _cause(error)
             for entry in told["data"]["workspaceOrError"]["locationEntries"]:
-                error = entry["locationOrLoadError"] or {}
-                if entry["loadStatus"] == "LOADED" and error["__typename"] == "PythonError":
-                    return {_DEFINITIONS: " ".join(str(error["message"]).split())[:300]}  # for want of them, all fails
+                there = entry["locationOrLoadError"] or {}
+                if entry["loadStatus"] == "LOADED" and there["__typename"] == "PythonError":
+                    return {_DEFINITIONS: _in_a_line(there["message"])}  # for want of them, all fails
+                for sensor in (sensor for each in there.get("repositories", []) for sensor in each["sensors"]):
+                    wrong |= self._failing(sensor["name"], sensor["sensorState"]["ticks"])
             for daemon in told["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]:
                 if len(daemon["lastHeartbeatErrors"]) >= _ERRORS:
                     name = daemon["daemonType"].removesuffix("_DAEMON").replace("_", " ").lower()
-                    wrong[f"{name} daemon"] = _first_line(daemon["lastHeartbeatErrors"][0]["message"])
+                    wrong[f"{name} daemon"] = _cause(daemon["lastHeartbeatErrors"][0])
         return wrong
 
+    def _failing(self, sensor: str, ticks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """Why a sensor fails, of its last ticks, newest first: when all did since Dagster was started."""
+        ended = [tick for tick in ticks if tick["status"] != "STARTED" and tick["timestamp"] >= self._since][:_ERRORS]
+        if len(ended) == _ERRORS and all(tick["status"] == "FAILURE" for tick in ended):
+            return {sensor: _cause(ended[0]["error"])}
+        return {}
 
-def _first_line(message: str) -> str:
-    return message.strip().partition("\n")[0][:300]
+
+def _cause(error: Mapping[str, Any]) -> str:
+    """What this package said of an error, otherwise what it came from in the end."""
+    chain = [error["message"], *(link["error"]["message"] for link in error.get("errorChain", []))]
+    for message in chain:
+        if message.startswith("junk_leads."):
+            return _in_a_line(message.partition(": ")[2])
+    return _in_a_line(chain[-1].strip().partition("\n")[0])
+
+
+def _in_a_line(message: str) -> str:
+    return " ".join(message.split())[:300]
 
 
 def _appended(log: Path, place: int) -> tuple[list[str], int]:

@@ -110,19 +110,18 @@ def test_the_guard_stops_the_servers_of_a_process_that_was_killed() -> None:
 
 
 def test_the_guard_lets_be_whose_end_it_was_told() -> None:
-    servers = [started(POLITE) for _ in range(2)]
-    first, second = (server.pid for server in servers)
+    ended, other = [started(POLITE) for _ in range(2)]
+    command = [sys.executable, "-m", "junk_leads.running.guard"]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        subprocess.run(
-            [sys.executable, "-m", "junk_leads.running.guard"],
-            input=f"{first}\n{second}\n{first}\n",
-            text=True,
-            check=True,
-            start_new_session=True,
-        )
-        assert [server.poll() for server in servers] == [None, -signal.SIGINT]
+        assert guard.stdin is not None
+        guard.stdin.write(f"{ended.pid}\n{other.pid}\n{ended.pid}\n")
+        guard.stdin.close()
+        assert other.wait(20) == -signal.SIGINT
+        assert guard.wait(20) == 0
+        assert ended.poll() is None
     finally:
-        stop([first], servers[0].poll)
+        stop([ended.pid, other.pid], lambda: [ended.poll(), other.poll()])
 
 
 HELD = """
@@ -197,6 +196,13 @@ def test_whole_lines_that_were_added_to_a_log_are_told_once(tmp_path: Path) -> N
     assert _appended(log, place) == (["half"], 15)
     log.write_bytes(b"anew\n")  # shorter than before
     assert _appended(log, 15) == (["anew"], 5)
+
+
+def test_what_dagster_is_asked_is_a_question_that_it_knows() -> None:
+    from dagster_graphql.schema import create_schema
+    from graphql import parse, validate
+
+    assert validate(create_schema().graphql_schema, parse(serving._HEALTH)) == []
 
 
 REACHED = {"loadStatus": "LOADED", "locationOrLoadError": {"__typename": "RepositoryLocation"}}
@@ -300,6 +306,39 @@ def test_what_fails_is_told_once_until_it_has_ceased(health: tuple[Any, list[byt
     sensor, freshness = {"sensor daemon": "gone"}, {"freshness daemon": "gone"}
     ui = {"UI": "(sqlite3.OperationalError) unable to open"}
     assert told == [{}, sensor, {}, freshness, {}, {}, {}, {**sensor, **freshness}, {}, ui, {}]
+
+
+def ticks(*states: str, at: float = 2e9) -> dict[str, Any]:
+    """An entry whose sensor has these ticks, newest first."""
+    said = "junk_leads.errors.JunkLeadsError: the ledger cannot be used\n"
+    chain = [{"error": {"message": said}}, {"error": {"message": "sqlite3.DatabaseError: no database\n"}}]
+    error = {"message": "dagster.SensorExecutionError: Error occurred\n", "errorChain": chain}
+    told = [{"timestamp": at, "status": state, "error": error if state == "FAILURE" else None} for state in states]
+    sensors = [{"name": "incoming_sensor", "sensorState": {"ticks": told}}]
+    return {
+        **REACHED,
+        "locationOrLoadError": {"__typename": "RepositoryLocation", "repositories": [{"sensors": sensors}]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("entry", "fails"),
+    [
+        (ticks(*["FAILURE"] * 4), True),
+        (ticks("STARTED", *["FAILURE"] * 3), True),
+        (ticks("STARTED", "FAILURE", "FAILURE"), False),
+        (ticks("FAILURE", "FAILURE", "SKIPPED", "FAILURE"), False),
+        (ticks(*["FAILURE"] * 4, at=1e9), False),  # before this UI was started
+        (ticks(), False),
+    ],
+)
+def test_a_sensor_whose_last_three_ticks_failed_fails(
+    entry: dict[str, Any], fails: bool, health: tuple[Any, list[bytes]]
+) -> None:
+    looks, answers = health
+    answers.append(answer(entry))
+    told = [looks.look() for _ in range(3)]
+    assert told == [{}, {"incoming_sensor": "the ledger cannot be used"} if fails else {}, {}]
 
 
 def test_it_is_looked_every_few_seconds(health: tuple[Any, list[bytes]], monkeypatch: Any) -> None:

@@ -502,10 +502,8 @@ def test_faults_77_and_78_damaged_files_of_dagster_are_told_and_a_home_that_was_
         found.until("Dagster serves", lambda: b"Ctrl-C stops both" in found.log.read_bytes() and found.location())
         started = family(found.process.pid)
         (home.dagster / "schedules" / "schedules.db").write_bytes(b"no database" * 1_000)
-        fails = (
-            "… Dagster's sensor daemon fails (sqlalchemy.exc.DatabaseError: (sqlite3.DatabaseError) file is not a "
-            f"database); run `junk-leads doctor`, and look into {home.servers_log}\n"
-        )
+        advice = f"run `junk-leads doctor`, and look into {home.servers_log}"
+        fails = f"… Dagster's UI fails ((sqlite3.DatabaseError) file is not a database); {advice}\n"
         found.until("it is told", lambda: fails in found.log.read_text(encoding="utf-8"))
         home.root.rename(tmp_path / "moved")
         assert found.process.wait(PATIENCE) == 1
