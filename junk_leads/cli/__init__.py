@@ -37,7 +37,7 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Dagster's web UI and daemon, and MLflow's UI, until interrupted."""
-    from junk_leads.running.serving import serve
+    from junk_leads.running.servers.serving import serve
 
     serve(Home.from_environment(), host=host, port=port, mlflow_port=mlflow_port, tell=tell)
 
@@ -47,7 +47,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Scores over HTTP until interrupted: POST /score, /health, /version, and its page at /docs."""
-    from junk_leads.running.serving import serve_scores
+    from junk_leads.running.servers.serving import serve_scores
 
     serve_scores(Home.from_environment(), host=host, port=port, tell=tell)
 

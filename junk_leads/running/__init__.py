@@ -1,1 +1,1 @@
-"""Running it: the instance, the jobs launched in one process, and the servers."""
+"""Running it: the instance, the jobs launched in one process, and what a home needs beside them."""

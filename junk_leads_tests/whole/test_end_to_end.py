@@ -24,7 +24,7 @@ import pytest
 
 from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.home import Home
-from junk_leads.running.guarded_ui import HOSTS_VARIABLE, allowed_hosts
+from junk_leads.running.servers.guarded_ui import HOSTS_VARIABLE, allowed_hosts
 from junk_leads.running.warm import ask
 from junk_leads.stores.warehouse import connect
 from junk_leads_tests.conftest import Trained, copied_home, free_port, needs_proc, run_command

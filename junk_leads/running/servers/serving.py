@@ -1,49 +1,31 @@
 """The servers: Dagster's web UI and daemon, and MLflow's UI, as child processes; and that of scores, in this one.
 
 What lives here: starting them on one address, once for a home, until they are told to stop. What does not: stopping a
-server with all that it started (`guard.py`), what they show and answer (`http_service.py`).
+server with all that it started (`guard.py`), how Dagster fares (`health.py`), what is answered (`http_service.py`).
 """
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from http.client import HTTPConnection, HTTPException
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.running.doctor import first_look, wrong_settings
-from junk_leads.running.guard import stop
-from junk_leads.running.guarded_ui import answered_names
 from junk_leads.running.instance import opened_instance
+from junk_leads.running.servers.guard import stop
+from junk_leads.running.servers.guarded_ui import answered_names
+from junk_leads.running.servers.health import DEFINITIONS, Health
 from junk_leads.stores.making import taken
 from junk_leads.stores.registry import Registry
 
 _STOPPED_WITHIN = 60.0  # seconds in which the servers of a process that was killed are stopped by its guard
-_LOOKED_EVERY = 5.0  # seconds between two looks at how Dagster fares
-_LOOKS = 2  # in a row that find something wrong, after which it is
-_MOST_RESTARTS = 3  # without having reached the definitions in between
-_ERRORS = 3  # of a daemon, in five minutes, or of a sensor in a row: one may come and go
-_DEFINITIONS = "definitions"
-_NO_ANSWER = (OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError)
-_HEALTH = """query {
-  instance {daemonHealth {allDaemonStatuses {daemonType lastHeartbeatErrors {...said}}}}
-  workspaceOrError {... on Workspace {locationEntries {loadStatus locationOrLoadError {
-    __typename
-    ... on PythonError {message}
-    ... on RepositoryLocation {repositories {sensors {
-      name sensorState {ticks(limit: 4) {timestamp status error {...said}}}
-    }}}
-  }}}}
-}
-fragment said on PythonError {message errorChain {error {message}}}"""
 
 
 def serve(home: Home, *, host: str, port: int, mlflow_port: int, tell: Callable[[str], None]) -> None:
@@ -121,7 +103,7 @@ def _serve(
     commands = {
         "runs": ["junk_leads.running.warm", str(home.root)],
         "Dagster": [
-            "junk_leads.running.guarded_ui",
+            "junk_leads.running.servers.guarded_ui",
             *("dev", "-m", "junk_leads.definitions", "-h", host, "-p", str(port), "--log-level", "warning"),
         ],
         "MLflow": [
@@ -131,7 +113,7 @@ def _serve(
     }
     _end_by_signals()
     guard = subprocess.Popen(
-        [sys.executable, "-m", "junk_leads.running.guard"],
+        [sys.executable, "-m", "junk_leads.running.servers.guard"],
         env=environment,
         stdin=subprocess.PIPE,
         stderr=printed,
@@ -161,7 +143,7 @@ def _serve(
     tell("starting Dagster and MLflow")
     ready = answering = f"Dagster http://{host}:{port}   MLflow http://{host}:{mlflow_port}   (Ctrl-C stops both)"
     logs = {log: _appended(log, 0)[1] for log in (home.alerts, home.percentages)}
-    health = _Health(host, port, home.servers_log)
+    health = Health(host, port, home.servers_log)
     try:
         while True:
             if _is_gone(lock):
@@ -170,7 +152,7 @@ def _serve(
                 tell(ready)
                 ready = ""
             for part, why in {} if ready else health.look().items():
-                if part != _DEFINITIONS:
+                if part != DEFINITIONS:
                     tell(f"Dagster's {part} fails ({why}); run `junk-leads doctor`, and look into {home.servers_log}")
                     continue
                 tell("Dagster's definitions are out of reach (killed, or the machine slept): starting it again")
@@ -214,81 +196,6 @@ def _answers(host: str, port: int) -> bool:
     return False
 
 
-class _Health:
-    """How Dagster fares, asked of its UI every few seconds: whether it reaches its definitions, and what of it fails.
-
-    When the process that holds the definitions was killed, or ended because the machine had slept, Dagster does not
-    start it again; and that its daemons fail (a file of theirs is damaged, or gone) it tells in its log alone.
-    """
-
-    def __init__(self, host: str, port: int, log: Path) -> None:
-        self._host, self._port, self._log = host, port, log
-        self._since, self._looked, self._restarts = time.time(), time.monotonic(), 0
-        self._seen: dict[str, int] = {}  # what is wrong, and at how many looks in a row it was
-
-    def look(self) -> dict[str, str]:
-        """What is wrong since a few looks, and why: each once while it lasts, the definitions until they are reached.
-
-        Raises JunkLeadsError when Dagster was started again for their sake too often.
-        """
-        if time.monotonic() - self._looked < _LOOKED_EVERY:
-            return {}
-        self._looked, wrong = time.monotonic(), self._asked()
-        self._seen = {part: self._seen.get(part, 0) + 1 for part in wrong}
-        found = {part: why for part, why in wrong.items() if self._seen[part] == _LOOKS}
-        if _DEFINITIONS not in wrong:
-            self._restarts = 0
-        elif _DEFINITIONS in found:
-            if self._restarts == _MOST_RESTARTS:
-                raise JunkLeadsError(
-                    f"Dagster does not reach the definitions, although it was started again {self._restarts} times "
-                    f"({wrong[_DEFINITIONS]}); look into {self._log}"
-                )
-            self._restarts, self._since = self._restarts + 1, time.time()
-            del self._seen[_DEFINITIONS]
-        return found
-
-    def _asked(self) -> dict[str, str]:
-        """What is wrong, and why in one line each; nothing where nobody can tell."""
-        wrong = {}
-        with closing(HTTPConnection(self._host, self._port, timeout=10)) as ui, suppress(*_NO_ANSWER):
-            ui.request("POST", "/graphql", json.dumps({"query": _HEALTH}), {"Content-Type": "application/json"})
-            told = json.load(ui.getresponse())
-            for error in told.get("errors", [])[:1]:
-                wrong["UI"] = _cause(error)
-            for entry in told["data"]["workspaceOrError"]["locationEntries"]:
-                there = entry["locationOrLoadError"] or {}
-                if entry["loadStatus"] == "LOADED" and there["__typename"] == "PythonError":
-                    return {_DEFINITIONS: _in_a_line(there["message"])}  # for want of them, all fails
-                for sensor in (sensor for each in there.get("repositories", []) for sensor in each["sensors"]):
-                    wrong |= self._failing(sensor["name"], sensor["sensorState"]["ticks"])
-            for daemon in told["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]:
-                if len(daemon["lastHeartbeatErrors"]) >= _ERRORS:
-                    name = daemon["daemonType"].removesuffix("_DAEMON").replace("_", " ").lower()
-                    wrong[f"{name} daemon"] = _cause(daemon["lastHeartbeatErrors"][0])
-        return wrong
-
-    def _failing(self, sensor: str, ticks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        """Why a sensor fails, of its last ticks, newest first: when all did since Dagster was started."""
-        ended = [tick for tick in ticks if tick["status"] != "STARTED" and tick["timestamp"] >= self._since][:_ERRORS]
-        if len(ended) == _ERRORS and all(tick["status"] == "FAILURE" for tick in ended):
-            return {sensor: _cause(ended[0]["error"])}
-        return {}
-
-
-def _cause(error: Mapping[str, Any]) -> str:
-    """What this package said of an error, otherwise what it came from in the end."""
-    chain = [error["message"], *(link["error"]["message"] for link in error.get("errorChain", []))]
-    for message in chain:
-        if message.startswith("junk_leads."):
-            return _in_a_line(message.partition(": ")[2])
-    return _in_a_line(chain[-1].strip().partition("\n")[0])
-
-
-def _in_a_line(message: str) -> str:
-    return " ".join(message.split())[:300]
-
-
 def _appended(log: Path, place: int) -> tuple[list[str], int]:
     """The whole lines that were added to a log after a place in it, and the place after them."""
     with suppress(FileNotFoundError), log.open("rb") as file:
@@ -305,7 +212,7 @@ def serve_scores(home: Home, *, host: str, port: int, tell: Callable[[str], None
     """Serve scores until interrupted; raises JunkLeadsError when nothing is in production, or the port is taken."""
     import uvicorn
 
-    from junk_leads.running.http_service import TOKEN_VARIABLE, application
+    from junk_leads.running.servers.http_service import TOKEN_VARIABLE, application
 
     home.prepare()
     Registry(home).champion_version()

@@ -18,8 +18,8 @@ from fastapi.testclient import TestClient
 
 from junk_leads.home import Home
 from junk_leads.reference import lead_schema
-from junk_leads.running import http_service
-from junk_leads.running.http_service import REQUIRED, application
+from junk_leads.running.servers import http_service
+from junk_leads.running.servers.http_service import REQUIRED, application
 from junk_leads.stores.registry import Registry
 from junk_leads_tests.conftest import DELIVERED, Trained, copied_home, free_port, run_command
 

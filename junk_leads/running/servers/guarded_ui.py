@@ -3,7 +3,7 @@
 What lives here: `dagster dev` as `junk-leads ui` starts it, whose web server refuses requests under another Host header
 (as MLflow's does), web sockets too. What does not: starting and stopping the servers (`serving.py`).
 
-    python -m junk_leads.running.guarded_ui dev ...     Dagster's own arguments follow
+    python -m junk_leads.running.servers.guarded_ui dev ...     Dagster's own arguments follow
 """
 
 import os
@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 HOSTS_VARIABLE = "JUNK_LEADS_ALLOWED_HOSTS"
-_ITSELF = "junk_leads.running.guarded_ui"
+_ITSELF = "junk_leads.running.servers.guarded_ui"
 _OWN = ("127.0.0.1", "localhost")
 
 

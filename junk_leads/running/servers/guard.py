@@ -3,7 +3,7 @@
 What lives here: stopping servers with all that they started, and the process that does so when its input ends. What
 does not: which servers there are (`serving.py`).
 
-    python -m junk_leads.running.guard          process ids on its input, a line each; once more when it has ended
+    python -m junk_leads.running.servers.guard      process ids on its input, a line each; once more when it has ended
 """
 
 import os
