@@ -8,10 +8,12 @@ Mending runs the data pipeline again on files that are in `archive/` but not in 
 transitions that a killed process left, and deletes parts of files that nobody will finish. It never deletes a lead.
 """
 
+import logging
 import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 
 LEFT_SECONDS = 3600.0  # after which nobody works on a part of a file any more
 LEAST_FREE = 10**9  # bytes
+_FILES_AT_ONCE = 8  # that a disk is asked for
+_TELL_SECONDS = 10.0
+_log = logging.getLogger(__name__)
 _COUNTS = [dg.AssetKey("lead_counts")]
 # Which pipeline makes a table again; the others are made of all drops, by the next training.
 _PIPELINES = {
@@ -117,18 +122,29 @@ def _settings(platform: "Platform") -> Iterator[Finding]:
 
 
 def _databases(platform: "Platform") -> Iterator[Finding]:
-    """SQLite files whose own check fails."""
+    """SQLite files whose own check fails; of very many (Dagster has one for each run) it is told how far this is."""
     home = platform.home
     files = [home.ledger, home.root / "mlflow.db", *sorted(home.dagster.rglob("*.db"))]
-    for path in files:
-        try:
-            # for writing too: what a killed process left in a journal is taken back by whoever opens the file next
-            with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=10)) as db:
-                answer = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
-        except sqlite3.Error as error:
-            answer = str(error)
-        if answer != "ok" and path.exists():
-            yield Finding(f"the database {path} is damaged ({' '.join(answer.split())[:150]})", RESTORE)
+    last, pool = time.monotonic(), ThreadPoolExecutor(_FILES_AT_ONCE)
+    try:
+        for number, (path, answer) in enumerate(zip(files, pool.map(_own_check, files), strict=True)):
+            if time.monotonic() - last > _TELL_SECONDS:
+                last = time.monotonic()
+                _log.warning("%s of %s database files are looked through", f"{number:,}", f"{len(files):,}")
+            if answer != "ok" and path.exists():
+                yield Finding(f"the database {path} is damaged ({' '.join(answer.split())[:150]})", RESTORE)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # an interrupt waits for those under way alone
+
+
+def _own_check(path: Path) -> str:
+    """What SQLite says of a file of its own: ok, or what is wrong."""
+    try:
+        # for writing too: what a killed process left in a journal is taken back by whoever opens the file next
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=10)) as db:
+            return str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.Error as error:
+        return str(error)
 
 
 def _tables(platform: "Platform") -> Iterator[Finding]:

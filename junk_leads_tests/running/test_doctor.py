@@ -167,6 +167,16 @@ def test_what_cannot_be_mended_is_told_with_what_to_do(trained_home: Home, junk_
         assert [line.startswith(f"wrong: {start}") for line in lines].count(True) == 1, start
 
 
+def test_of_many_database_files_it_is_told_how_far_it_is(
+    trained_home: Home, junk_leads: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("junk_leads.running.doctor._TELL_SECONDS", -1.0)
+    done = junk_leads("doctor")
+    files = 2 + len(list(trained_home.dagster.rglob("*.db")))
+    assert done.out == "all is well\n"
+    assert done.err.splitlines() == [f"… {n} of {files} database files are looked through" for n in range(files)]
+
+
 def test_files_of_runs_that_ended_may_be_deleted(trained_home: Home, junk_leads: Callable[..., Outcome]) -> None:
     evidence = junk_leads("checks", "new", "--json").json["drops"]
     files = list((trained_home.dagster / "history" / "runs").glob("*-*.db*"))
