@@ -153,8 +153,11 @@ FITTED = """
 import hashlib, sys
 if "first" in sys.argv:
     import sklearn
-from junk_leads_tests.learning.test_boosting import fitted
-print(hashlib.sha256(fitted(rounds=40).model_to_string().encode()).hexdigest(), "sklearn.base" in sys.modules)
+import numpy as np
+from junk_leads.steps.boosting import fit
+rows = np.random.default_rng(1).integers(0, 4, size=(400, 3))
+model = fit(rows, rows[:, 0] > 1, np.ones(400), "abc", {"objective": "binary", "verbosity": -1}, 40)
+print(hashlib.sha256(model.model_to_string().encode()).hexdigest(), "sklearn.base" in sys.modules)
 from sklearn.base import BaseEstimator
 """
 
