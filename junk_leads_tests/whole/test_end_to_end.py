@@ -494,7 +494,7 @@ def test_fault_75_when_the_process_with_the_definitions_ends_dagster_is_started_
 @pytest.mark.long
 @needs_proc
 def test_faults_77_and_78_damaged_files_of_dagster_are_told_and_a_home_that_was_moved_is_served_no_longer(
-    home: Home, trained: Trained, tmp_path: Path
+    home: Home, tmp_path: Path
 ) -> None:
     port = free_port()
     found = served(home, port, free_port(port + 1), tmp_path / "log", {})

@@ -20,13 +20,13 @@ _LOOKS = 2  # in a row that find something wrong, after which it is
 _MOST_RESTARTS = 3  # without having reached the definitions in between
 _ERRORS = 3  # of a daemon, in five minutes, or of a sensor in a row: one may come and go
 _NO_ANSWER = (OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError)
-_HEALTH = """query {
+_HEALTH = """query ($ticks: Int!) {
   instance {daemonHealth {allDaemonStatuses {daemonType lastHeartbeatErrors {...said}}}}
   workspaceOrError {... on Workspace {locationEntries {loadStatus locationOrLoadError {
     __typename
     ... on PythonError {message}
     ... on RepositoryLocation {repositories {sensors {
-      name sensorState {ticks(limit: 4) {timestamp status error {...said}}}
+      name sensorState {ticks(limit: $ticks) {timestamp status error {...said}}}
     }}}
   }}}}
 }
@@ -71,7 +71,8 @@ class Health:
         """What is wrong, and why in one line each; nothing where nobody can tell."""
         wrong = {}
         with closing(HTTPConnection(self._host, self._port, timeout=10)) as ui, suppress(*_NO_ANSWER):
-            ui.request("POST", "/graphql", json.dumps({"query": _HEALTH}), {"Content-Type": "application/json"})
+            asked = {"query": _HEALTH, "variables": {"ticks": _ERRORS + 1}}  # one may be under way
+            ui.request("POST", "/graphql", json.dumps(asked), {"Content-Type": "application/json"})
             told = json.load(ui.getresponse())
             for error in told.get("errors", [])[:1]:
                 wrong["UI"] = _cause(error)
