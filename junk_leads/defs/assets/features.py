@@ -158,8 +158,7 @@ def encoded_features(
             encoded, others = encode_drop(con, work, parts, groups, encoder, folder=work.folder, looks=looks)
         else:
             made = encode_kinds(con, cleaned_leads, interaction_groups, encoder)
-            kinds = stage(con, "encoded_kinds", made.kinds, accounting.count(made.kinds))
-            encoded = ByKind(stage(con, "encoded_leads", made.leads, leads), kinds)
+            encoded = ByKind(stage(con, "encoded_leads", made.leads, leads), made.kinds)
             others = accounting.count_others(encoded.rows(con), encoder)
         usual_others = model.settings.get("shares_of_others")
         results = encoded_features_checks(con, encoded, encoder, leads, others, usual_others)

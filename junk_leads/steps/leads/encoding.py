@@ -147,13 +147,17 @@ def encode_kinds(
         "FROM coded JOIN groups USING (drop, lead_number)"
     )
     _number_kinds(con, "coded_kinds", "coded_leads", kind, "kind")
+    # written down: left to be computed in a join with the leads, DuckDB plans their 200 columns for seconds
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE encoded_kinds AS SELECT drop, kind, {_features(encoder)} FROM coded_kinds"
+    )
     same = " AND ".join(f"l.{quoted(name)} IS NOT DISTINCT FROM k.{quoted(name)}" for name in alike)
     return ByKind(
         con.sql(
             f"SELECT l.drop, lead_number, '{encoder.id}' AS encoder_id, created_date, app_complete_flag, kind "
             f"FROM coded_leads AS l JOIN coded_kinds AS k ON {same}"
         ),
-        con.sql(f"SELECT drop, kind, {_features(encoder)} FROM coded_kinds"),
+        con.table("encoded_kinds"),
     )
 
 
