@@ -5,10 +5,12 @@ What lives here: making and opening it. What does not: its settings (`reference/
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 
 import dagster as dg
+from alembic.script import ScriptDirectory
 from dagster import DagsterError
 from dagster._check import CheckError
 from dagster._core.instance.ref import InstanceRef
@@ -22,6 +24,10 @@ from yaml import YAMLError
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.stores.making import alone, make_whole
+
+# Dagster reads the 90 files of its migrations for each of its SQLite files, which a command opens five to eleven of:
+# once in a process. They are told apart by the settings they are read with, of which Dagster has one for each storage.
+ScriptDirectory.from_config = lru_cache(maxsize=8)(ScriptDirectory.from_config)  # type: ignore[method-assign]
 
 _CANNOT_OPEN = (
     OSError,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from alembic.script import Script, ScriptDirectory
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 
 from junk_leads.errors import JunkLeadsError
@@ -119,3 +120,22 @@ def test_settings_that_are_damaged_are_one_plain_line_before_anything_runs(home:
     told = r"cannot be made or opened \([^\n]+\); check dagster\.yaml there, the disk and rights, or restore a backup$"
     with pytest.raises(JunkLeadsError, match=told), opened_instance(home):
         pass
+
+
+def test_dagsters_migrations_are_read_once_in_a_process_and_give_the_versions_they_gave(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def versions(instance: dg.DagsterInstance) -> list[object]:
+        storages = (instance.run_storage, instance.event_log_storage, instance.schedule_storage)
+        return [storage.alembic_version() for storage in storages if storage is not None]
+
+    with opened_instance(home) as instance:
+        told = versions(instance)
+    with monkeypatch.context() as patch:
+        patch.setattr(ScriptDirectory, "from_config", ScriptDirectory.from_config.__wrapped__)  # type: ignore[attr-defined]
+        with opened_instance(home) as instance:
+            assert versions(instance) == told
+    assert all(of_files == of_dagster != () for of_files, of_dagster in told)  # type: ignore[misc]
+    monkeypatch.setattr(Script, "_from_path", None)  # reading one more would fail
+    with opened_instance(home) as instance:
+        assert versions(instance) == told
