@@ -4,6 +4,7 @@
 """
 
 import csv
+import gc
 import io
 import json
 import os
@@ -33,6 +34,7 @@ os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 os.environ["MLFLOW_LOGGING_LEVEL"] = "ERROR"  # who imports MLflow first sets its level for all
+gc.set_threshold(100_000, 50, 100)  # as a command has it: most of what there is are libraries, which stay
 # two workers on two cores: threads of LightGBM that wait for each other would take most of the time
 os.environ["OMP_NUM_THREADS"] = "1"
 
