@@ -82,7 +82,7 @@ def rows_as_dicts(relation: duckdb.DuckDBPyRelation) -> list[dict[str, Any]]:
     return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
 
 
-FIRST = ("whole", "running", "engine")  # rooms of tests that take long: two workers end together when these go first
+FIRST = ("whole", "running", "engine", "junk_leads_tests")  # rooms that take long: two workers end together so
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
