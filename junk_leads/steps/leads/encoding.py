@@ -147,7 +147,7 @@ def encode_kinds(
         "FROM coded JOIN groups USING (drop, lead_number)"
     )
     _number_kinds(con, "coded_kinds", "coded_leads", kind, "kind")
-    # written down: left to be computed in a join with the leads, DuckDB plans their 200 columns for seconds
+    # written down: left to be computed in a join with few leads, DuckDB plans their 200 columns for seconds
     con.execute(
         f"CREATE OR REPLACE TEMP TABLE encoded_kinds AS SELECT drop, kind, {_features(encoder)} FROM coded_kinds"
     )
