@@ -1,11 +1,12 @@
 """What a machine gives: how much memory may be used, and whether the disk holds what a drop needs.
 
 What lives here: the setting JUNK_LEADS_MEMORY_LIMIT as DuckDB takes it, caps on what a file may ask for, the estimate
-before a drop is read, and how it is told when memory or disk fail all the same. What does not: what is done with a drop
-that does not fit, which is left as it is.
+before a drop is read, how it is told when memory or disk fail all the same, and when garbage is looked for. What does
+not: what is done with a drop that does not fit, which is left as it is.
 """
 
 import errno
+import gc
 import os
 import re
 import shutil
@@ -52,6 +53,22 @@ class Cap:
 
     def __str__(self) -> str:
         return f"at most {self.value:,} {self.unit} ({self.variable} sets another cap)"
+
+
+def collect_garbage_rarely() -> None:
+    """Look for garbage rarely: to look at the libraries' millions of objects again and again is 1 s of 15."""
+    gc.set_threshold(100_000, 50, 100)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Look for no garbage in what is imported meanwhile, then or later: a fifth of importing Great Expectations."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def memory_limit() -> int | None:

@@ -4,7 +4,6 @@
 """
 
 import csv
-import gc
 import io
 import json
 import os
@@ -25,6 +24,7 @@ import pyarrow as pa
 import pytest
 from filelock import FileLock
 
+from junk_leads.capacity import collect_garbage_rarely
 from junk_leads.home import Home
 from junk_leads.reference import lead_schema
 from junk_leads.steps.leads.arrow import ARROW_TYPES
@@ -34,7 +34,7 @@ os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 os.environ["MLFLOW_LOGGING_LEVEL"] = "ERROR"  # who imports MLflow first sets its level for all
-gc.set_threshold(100_000, 50, 100)  # as a command has it: most of what there is are libraries, which stay
+collect_garbage_rarely()  # as a command does
 # two workers on two cores: threads of LightGBM that wait for each other would take most of the time
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -87,10 +87,13 @@ FIRST = ("whole", "running", "engine", "junk_leads_tests")  # rooms that take lo
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of rooms that take long come first, and while the first file makes the trained home those without it."""
-    place = {room: number for number, room in enumerate(FIRST)}
-    asking = [item.path for item in items if "trained" in getattr(item, "fixturenames", ())]
-    first = min(asking, key=lambda path: (place.get(path.parent.name, len(FIRST)), path), default=None)
-    items.sort(key=lambda item: (item.path != first, place.get(item.path.parent.name, len(FIRST)), item.path in asking))
+
+    def place(path: Path) -> int:
+        return FIRST.index(path.parent.name) if path.parent.name in FIRST else len(FIRST)
+
+    asking = {item.path for item in items if "trained" in getattr(item, "fixturenames", ())}
+    first = min(asking, key=lambda path: (place(path), path), default=None)
+    items.sort(key=lambda item: (item.path != first, place(item.path), item.path in asking))
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc to see processes in")

@@ -462,14 +462,16 @@ def test_fault_76_where_nothing_can_be_written_or_read_the_work_is_done_and_what
     missing = "junk-leads: there is no file 'missing.csv'; check the name"
     for count, (drop, streams, code, told) in enumerate(
         (
-            ("may", "<&- >&- 2>&-", 0, []),  # no store is opened in the place of a closed stream
-            ("june", "2>/dev/full", 0, [f"june: {accepted}"]),
+            ("march", "<&- >&-", 0, ["… data_pipeline of march"]),  # no store is opened in a closed stream's place
+            ("april", "<&- 2>&-", 0, [f"april: {accepted}"]),
+            ("may", "2>/dev/full", 0, [f"may: {accepted}"]),
+            ("june", "2>&1 >/dev/full", 1, ["… data_pipeline of june", f"junk-leads: {UNWRITTEN}"]),
+            ("august", "--json 2>&1 >/dev/full", 1, ["… data_pipeline of august", f"junk-leads: {UNWRITTEN}"]),
             ("july", "missing.csv 2>&1 >/dev/full", 1, [missing, f"junk-leads: {UNWRITTEN}"]),
         )
     ):
         done = in_shell(f"ingest {write_csv(f'{drop}.csv', {'total_leads_droppped': count})} {streams}", home)
-        lines = (done.stdout + done.stderr).splitlines()
-        assert (done.returncode, lines) == (code, told)
+        assert (done.returncode, (done.stdout + done.stderr).splitlines()) == (code, told)
         assert Ledger(home).newest(drop).status == "accepted"
     unwritten = in_shell("drops --json 2>&1 >/dev/full", home)
     assert (unwritten.returncode, unwritten.stdout, unwritten.stderr) == (1, f"junk-leads: {UNWRITTEN}\n", "")
@@ -499,7 +501,9 @@ def test_fault_74_a_name_that_a_terminal_would_obey_is_shown_and_not_obeyed(
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize(("sign", "as_json"), [(signal.SIGINT, False), (signal.SIGTERM, True)], ids=str)
+@pytest.mark.parametrize(
+    ("sign", "as_json"), [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, False)], ids=str
+)
 def test_fault_73_ctrl_c_is_one_line_and_the_same_command_again_goes_on(
     junk_leads: Callable[..., Outcome],
     home: Home,

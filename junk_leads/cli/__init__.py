@@ -6,7 +6,6 @@ codes: 0 done, 1 refused or failed (one plain line on stderr), 2 wrong usage, 13
 """
 
 import atexit
-import gc
 import logging
 import os
 import sys
@@ -16,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from junk_leads.capacity import collect_garbage_rarely
 from junk_leads.cli import codes, deliveries, keeping, leads, models
 from junk_leads.cli.speaking import Telling, answer, refuse, tell
 from junk_leads.errors import JunkLeadsError
@@ -64,8 +64,7 @@ app.add_typer(codes.app, name="codes")
 
 def main() -> None:
     """Run a command; an expected error is one line on stderr and exit code 1, Ctrl-C one and 130."""
-    # millions of objects that stay come with the libraries: looking through them again and again is 1 s of 15
-    gc.set_threshold(100_000, 50, 100)
+    collect_garbage_rarely()
     log = logging.getLogger("junk_leads")
     log.handlers, log.propagate = [Telling()], False
     code = 1

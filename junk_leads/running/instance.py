@@ -25,8 +25,8 @@ from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.stores.making import alone, make_whole
 
-# Dagster reads the 90 files of its migrations for each of its SQLite files, which a command opens five to eleven of:
-# once in a process. They are told apart by the settings they are read with, of which Dagster has one for each storage.
+# Dagster reads the 90 files of its migrations for each SQLite file it opens, six to eleven times in a command: here
+# once in a process for each of the settings that they are read with, of which it has one for each storage.
 ScriptDirectory.from_config = lru_cache(maxsize=8)(ScriptDirectory.from_config)  # type: ignore[method-assign]
 
 _CANNOT_OPEN = (

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from junk_leads.capacity import collect_garbage_rarely, importing
 from junk_leads.home import Home
 
 SOCKET = "runs.sock"
@@ -145,7 +146,6 @@ class WarmProcess:
                 open_socket.close()
             for sign in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(sign, signal.default_int_handler)
-            gc.set_threshold(100_000, 50, 100)  # as a command has it
             with open(os.devnull, "wb") as nothing:  # its events say it all; what its steps print is kept for the UI
                 for stream in (1, 2):
                     os.dup2(nothing.fileno(), stream)
@@ -192,11 +192,10 @@ def main() -> None:
     """Warm up and serve a home's runs."""
     home = Home(Path(sys.argv[1]).absolute())
     os.environ["JUNK_LEADS_HOME"], os.environ["DAGSTER_HOME"] = str(home.root), str(home.dagster)
-    gc.disable()  # what is imported is no garbage
-    warm_up()
-    gc.collect()
-    gc.freeze()  # what is shared with the forked stays shared
-    gc.enable()
+    collect_garbage_rarely()  # the forked do too
+    with importing():  # which is frozen then: what is shared with the forked stays shared
+        warm_up()
+        gc.collect()
     WarmProcess(home.dagster).serve()
 
 

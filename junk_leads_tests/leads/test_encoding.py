@@ -218,7 +218,7 @@ def test_features_are_held_once_for_leads_that_are_alike(con: duckdb.DuckDBPyCon
 
 
 def test_features_of_few_leads_are_joined_as_fast_as_they_are_made(con: duckdb.DuckDBPyConnection, leads: Make) -> None:
-    """DuckDB planned that join for 50 times as long, of few leads and many levels."""
+    """DuckDB planned that join for 70 times as long, of few leads and many levels."""
     cities = tuple(f"city {n}" for n in range(160))
     cells = [{"city_mapped": cities[n % 160], "syllabus": n, "total_leads_droppped": n % 9} for n in range(400)]
     cleaned = normalise(con, leads(*cells), SCHEMA)

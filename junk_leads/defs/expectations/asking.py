@@ -11,7 +11,6 @@ asks in its own process.
     python -m junk_leads.defs.expectations.asking FILE-DESCRIPTOR
 """
 
-import gc
 import logging
 import os
 import subprocess
@@ -24,7 +23,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from junk_leads.capacity import memory_limit
+from junk_leads.capacity import importing, memory_limit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,10 +135,8 @@ def _batches() -> Any:
 
 def main() -> None:
     """Answer what is asked through the pipe until it is closed, or a question has no answer."""
-    gc.disable()  # what is imported is no garbage: looking through it again and again is a fifth of the time
-    warm_up()
-    gc.freeze()
-    gc.enable()
+    with importing():
+        warm_up()
     asking = Connection(int(sys.argv[1]))
     with suppress(EOFError, OSError):
         while True:
