@@ -11,10 +11,12 @@ asks in its own process.
     python -m junk_leads.defs.expectations.asking FILE-DESCRIPTOR
 """
 
+import importlib
 import logging
 import os
 import subprocess
 import sys
+import types
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from junk_leads.defs.expectations.suites import Expectation
 
 EXAMPLES = 20
+# What Great Expectations imports and no expectation on a frame of leads uses, half of its import: what its documents are
+# drawn with and distributions, which the worker imports when they are first used; databases, which are extras of it.
+LATER, LEFT_OUT = ("altair", "scipy.stats"), ("google", "sqlalchemy")
 _worker: Connection | None = None
 
 
@@ -133,8 +138,24 @@ def _batches() -> Any:
     return asset.add_batch_definition_whole_dataframe("whole")
 
 
+def _import_later(name: str) -> None:
+    """Have a module imported when something of it is first used. (importlib's LazyLoader imports it when it is named.)"""
+    stand_in = types.ModuleType(name)
+
+    def used(attribute: str) -> Any:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+        return getattr(importlib.import_module(name), attribute)
+
+    stand_in.__getattr__ = used  # type: ignore[method-assign]
+    sys.modules[name] = stand_in
+
+
 def main() -> None:
     """Answer what is asked through the pipe until it is closed, or a question has no answer."""
+    for name in LATER:
+        _import_later(name)
+    sys.modules |= dict.fromkeys(LEFT_OUT)  # type: ignore[arg-type]  # as if they were not installed
     with importing():
         warm_up()
     asking = Connection(int(sys.argv[1]))

@@ -13,11 +13,12 @@ from junk_leads.steps.leads.accounting import count
 from junk_leads.steps.sql import quoted
 from junk_leads.steps.watching.profiles import CODES, NONE_GIVEN, ONE_OF_THE_RARE
 
+_CITY = ("city_mapped", "city_tier", "is_city_missing")
 _COUNTS = ("total_leads_droppped", "referred_lead")
-_FEW_LEADS = 1_000_000  # whose moments are fewer than what they keep from being read, and which are looked at once
+_FEW_LEADS = 1_000_000  # whose moments are fewer than what they keep from being read
 _DAYS_APART = (-1, 1)  # leads that agree in all but the day are alike by chance alone
 # SQL for the leads of a sixteenth of a day's seconds: all that are alike, and those alike but for the day, are of one.
-_SOME_SECONDS = "hash(epoch(created_date)::BIGINT % 86400) % 16 = 0"
+_SOME_SECONDS = "hash(epoch(moment)::BIGINT % 86400) % 16 = 0"
 _TELLING = 1_000  # leads found among those, of which the share by chance is told
 _MOST_CHANCE = 0.1  # share of matches by chance from which the city itself has to agree, not its tier
 
@@ -62,42 +63,60 @@ def known_leads(
     some seconds of each day, all of them.
     """
     by_tier, by_city = ("city_tier", "is_city_missing"), ("city_mapped",)
-    if count(leads) > _FEW_LEADS:
-        some = _matched(con, leads.filter(_SOME_SECONDS), before.filter(_SOME_SECONDS), by_tier)
+    are_few = count(leads) <= _FEW_LEADS
+    here, there = _meeting(con, leads, before, at_once=are_few)
+    if not are_few:
+        some = _matched(con, here.filter(_SOME_SECONDS), there.filter(_SOME_SECONDS), by_tier)
         if some.leads >= _TELLING and some.chance_share > _MOST_CHANCE:
-            return _matched(con, leads, before, by_city)
-    found = _matched(con, leads, before, by_tier)
-    return _matched(con, leads, before, by_city) if found.chance_share > _MOST_CHANCE else found
+            return _matched(con, here, there, by_city)
+    found = _matched(con, here, there, by_tier)
+    return _matched(con, here, there, by_city) if found.chance_share > _MOST_CHANCE else found
+
+
+def _meeting(
+    con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation, before: duckdb.DuckDBPyRelation, *, at_once: bool
+) -> tuple[duckdb.DuckDBPyRelation, duckdb.DuckDBPyRelation]:
+    """What is looked at of leads: of both those whose moments meet, the same or just days apart, of most deliveries few.
+
+    Of leads that are not looked at `at_once`: all, and those of `before` whose hours meet. Gives their moment, city,
+    counts, interactions and codes; leads without a moment have no part in it.
+    """
+    plain = {"drop", "lead_number", "created_date", *_CITY, *CODES, *_COUNTS, "app_complete_flag"}
+    names = [name for name in leads.columns if name not in plain]
+    interactions = " + ".join(f"coalesce({quoted(name)}, 0)::BIGINT" for name in names) or "0"
+    codes = [f"coalesce({quoted(name)}, '{NONE_GIVEN}') AS code_{n}" for n, name in enumerate(CODES)]
+    moment = "created_date::TIMESTAMP"
+    looked_at = (
+        f"SELECT {moment} AS moment, {', '.join((*_CITY, *_COUNTS))}, {interactions} AS interactions, "
+        f"{', '.join(codes)} FROM"
+    )
+    apart = f"(SELECT unnest([0, {', '.join(map(str, _DAYS_APART))}])::INTEGER AS days)"
+    meets = f"{moment} IN (SELECT {{}} + to_days(days) FROM {{}}, {apart})"
+    hour_meets = f"date_trunc('hour', {moment}) IN (SELECT DISTINCT date_trunc('hour', {moment} + to_days(days)) FROM "
+    first, last = leads.aggregate(f"min({moment}), max({moment})").fetchall()[0]
+    there = con.sql(
+        f"{looked_at} before WHERE {moment} BETWEEN ?::TIMESTAMP + to_days(?) AND ?::TIMESTAMP + to_days(?) AND "
+        + (meets.format(moment, "leads") if at_once else f"{hour_meets} leads, {apart})"),
+        params=[first, min(_DAYS_APART), last, max(_DAYS_APART)],
+    )
+    if not at_once:
+        return con.sql(f"{looked_at} leads WHERE created_date IS NOT NULL"), there
+    there = _kept(con, "known_there", there)
+    here = con.sql(f"{looked_at} leads WHERE {meets.format('moment', 'known_there')}")
+    return _kept(con, "known_here", here), there
 
 
 def _matched(
     con: duckdb.DuckDBPyConnection,
-    leads: duckdb.DuckDBPyRelation,
-    before: duckdb.DuckDBPyRelation,
+    here: duckdb.DuckDBPyRelation,
+    there: duckdb.DuckDBPyRelation,
     city: tuple[str, ...],
 ) -> KnownLeads:
-    plain = {"drop", "lead_number", "created_date", "city_mapped", "city_tier", "is_city_missing", *CODES, *_COUNTS}
-    names = [name for name in leads.columns if name not in plain and name != "app_complete_flag"]
-    interactions = " + ".join(f"coalesce({quoted(name)}, 0)::BIGINT" for name in names) or "0"
     # two of one hash are as good as never met; a hash is of a type, and so are moments
-    alike = f"hash({', '.join(map(quoted, (*city, *_COUNTS)))}, {interactions})"
-    codes = [f"coalesce({quoted(name)}, '{NONE_GIVEN}') AS code_{n}" for n, name in enumerate(CODES)]
-    looked_at = f"SELECT created_date::TIMESTAMP AS moment, {alike} AS alike, {', '.join(codes)} FROM"
-    mark = "hash(moment, alike)"
-    here = con.sql(f"{looked_at} leads WHERE created_date IS NOT NULL")
-    are_few = count(leads) <= _FEW_LEADS
-    here = _kept(con, "known_here", here) if are_few else here
-    first, last = here.aggregate("min(moment), max(moment)").fetchall()[0]
-    near = "created_date" if are_few else "date_trunc('hour', created_date)"
-    # of most deliveries few moments meet, and nothing else is read of the other leads
-    there = con.sql(
-        f"{looked_at} before WHERE created_date BETWEEN ?::TIMESTAMP + to_days(?) AND ?::TIMESTAMP + to_days(?) AND "
-        f"{near} IN (SELECT DISTINCT {near} FROM (SELECT created_date + to_days(days) AS created_date "
-        f"FROM leads, (SELECT unnest([0, {', '.join(map(str, _DAYS_APART))}])::INTEGER AS days)))",
-        params=[first, min(_DAYS_APART), last, max(_DAYS_APART)],
-    )
-    there = _kept(con, "known_there", there) if are_few else there
-    lone = "GROUP BY ALL HAVING count(*) = 1"
+    alike = f"* EXCLUDE ({', '.join((*_CITY, *_COUNTS))}, interactions), "
+    alike += f"hash({', '.join(map(quoted, (*city, *_COUNTS)))}, interactions) AS alike"
+    here, there = here.select(alike), there.select(alike)
+    mark, lone = "hash(moment, alike)", "GROUP BY ALL HAVING count(*) = 1"
     tables = {
         "lone_leads": f"SELECT moment, alike FROM here {lone}",
         "lone_before": f"SELECT {mark} AS mark FROM there {lone}",
