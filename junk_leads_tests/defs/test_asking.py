@@ -28,6 +28,11 @@ QUESTIONS = {
         ["ä", "\0", "", None],
     ),
     "a column that is not missing": ("expect_column_values_to_not_be_null", {"column": "c"}, [1, None]),
+    "a distribution": (  # the worker imports scipy.stats for it
+        "expect_column_kl_divergence_to_be_less_than",
+        {"column": "c", "partition_object": {"values": ["a", "b"], "weights": [0.5, 0.5]}, "threshold": 0.01},
+        ["a", "a", "b"],
+    ),
     "other columns": ("expect_table_columns_to_match_set", {"column_set": ["c", "d"]}, [1]),
 }
 
@@ -60,6 +65,17 @@ def test_a_worker_answers_as_this_process_does(
     monkeypatch.setattr(asking, "_ask_here", None)
     assert here == {(name, told): asking.ask(*asked(name), told) for name, told in here}
     assert {answer[0]["success"] for answer in here.values()} == {True, False}
+
+
+def test_a_worker_imports_neither_charts_nor_distributions_nor_databases() -> None:
+    program = (
+        "import os, sys; from junk_leads.defs.expectations import asking\n"
+        "reading, writing = os.pipe(); os.close(writing); sys.argv[1:] = [str(reading)]; asking.main()\n"
+        "print('great_expectations' in sys.modules, sys.modules['sqlalchemy'], *sorted(sys.modules))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert told[:2] == ["True", "None"]
+    assert not {"altair.vegalite", "scipy.stats.distributions", "google.auth"} & set(told)
 
 
 def test_a_question_without_an_answer_is_told_as_in_this_process_and_the_next_is_answered(

@@ -337,6 +337,19 @@ def test_contributions_and_their_base_sum_to_the_log_odds_of_the_trees(model: Sc
     assert np.ptp(told.base) == 0
 
 
+@pytest.mark.parametrize("bits", [62, 12])
+def test_contributions_tree_by_tree_are_those_of_all_trees_at_once(
+    model: ScoringModel, kinds: Kinds, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("junk_leads.steps.scoring.reasons.MOST_BITS", bits)  # 12: kinds are numbered anew in each tree
+    tree_by_tree = contributions(model.booster, model.encoder, kinds.kinds)
+    monkeypatch.setattr("junk_leads.steps.scoring.reasons.FEW_KINDS", len(kinds.kinds))
+    at_once = contributions(model.booster, model.encoder, kinds.kinds)
+    assert tree_by_tree.columns == at_once.columns
+    np.testing.assert_allclose(tree_by_tree.values, at_once.values, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(tree_by_tree.base, at_once.base, rtol=0, atol=1e-9)
+
+
 def test_the_table_of_reasons_sums_to_the_log_odds_of_each_lead(trained: Trained, model: ScoringModel) -> None:
     with connect(trained.home.warehouse) as con:
         told = rows_of(con, "predictions", ["new"]).order("lead_number").fetchnumpy()

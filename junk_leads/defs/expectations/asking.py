@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from junk_leads.defs.expectations.suites import Expectation
 
 EXAMPLES = 20
-# What Great Expectations imports and no expectation on a frame of leads uses, half of its import: what its documents are
-# drawn with and distributions, which the worker imports when they are first used; databases, which are extras of it.
+# Half of what Great Expectations imports, which no expectation of a suite uses: charts and distributions,
+# which the worker imports when they are first used; and databases, which are extras of it.
 LATER, LEFT_OUT = ("altair", "scipy.stats"), ("google", "sqlalchemy")
 _worker: Connection | None = None
 
@@ -139,7 +139,7 @@ def _batches() -> Any:
 
 
 def _import_later(name: str) -> None:
-    """Have a module imported when something of it is first used. (importlib's LazyLoader imports it when it is named.)"""
+    """Have a module imported when something of it is first used; importlib's LazyLoader does when it is named."""
     stand_in = types.ModuleType(name)
 
     def used(attribute: str) -> Any:

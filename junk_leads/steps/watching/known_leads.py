@@ -76,7 +76,7 @@ def known_leads(
 def _meeting(
     con: duckdb.DuckDBPyConnection, leads: duckdb.DuckDBPyRelation, before: duckdb.DuckDBPyRelation, *, at_once: bool
 ) -> tuple[duckdb.DuckDBPyRelation, duckdb.DuckDBPyRelation]:
-    """What is looked at of leads: of both those whose moments meet, the same or just days apart, of most deliveries few.
+    """What is looked at of leads: of those whose moments meet, the same or just days apart, of most deliveries few.
 
     Of leads that are not looked at `at_once`: all, and those of `before` whose hours meet. Gives their moment, city,
     counts, interactions and codes; leads without a moment have no part in it.
