@@ -37,10 +37,8 @@ Stored: TypeAlias = Output | ByKind  # what a table can be made of
 
 def has_table(con: duckdb.DuckDBPyConnection, table: str) -> bool:
     """Whether the warehouse has this table, as one or by kind."""
-    found = con.execute(
-        "SELECT count(*) FROM duckdb_tables() WHERE table_name IN (?, ?) AND NOT temporary", [table, table + KINDS]
-    )
-    return bool(found.fetchall()[0][0])
+    tables = con.execute("SELECT table_name FROM duckdb_tables() WHERE NOT temporary").fetchall()
+    return not {(table,), (table + KINDS,)}.isdisjoint(tables)
 
 
 def table_of_rows(con: duckdb.DuckDBPyConnection, table: str) -> str:
