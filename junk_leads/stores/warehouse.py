@@ -146,8 +146,8 @@ def _opened_or_held(path: Path) -> duckdb.DuckDBPyConnection | str:
     """The warehouse, open; or who holds it. Raises WarehouseUnavailable for a file that cannot be opened."""
     try:
         return _opened(path)
-    except duckdb.ResourceInUseException:  # another thread of this process is closing it
-        return "this process"
+    except duckdb.ResourceInUseException:  # another thread is closing it, or has it by itself
+        return "a thread of this one"
     except duckdb.IOException as error:
         text = str(error)
         if "Could not set lock" not in text:

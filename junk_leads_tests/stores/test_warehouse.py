@@ -44,6 +44,22 @@ def rows(con: duckdb.DuckDBPyConnection, table: str = "t", *drops: str) -> list[
 # Storing
 
 
+def test_row_groups_are_so_small_that_both_cores_have_some_of_a_drop_also_beside_larger_ones(path: Path) -> None:
+    with duckdb.connect(str(path)) as former:  # as it was made before
+        former.execute("CREATE TABLE t AS SELECT 'a' AS drop, range AS n FROM range(200000)")
+    with connect(path) as con:
+        store(con, {"t": con.sql("SELECT 'b' AS drop, range AS n FROM range(130000)")}, ["b"], "content")
+    with connect(path) as con:
+        assert con.sql("SELECT drop, count(*), sum(n)::BIGINT FROM t GROUP BY ALL ORDER BY ALL").fetchall() == [
+            ("a", 200_000, sum(range(200_000))),
+            ("b", 130_000, sum(range(130_000))),
+        ]
+        groups = con.sql(
+            "SELECT row_group_id, max(start + count) FROM pragma_storage_info('t') GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
+    assert [rows for _, rows in groups] == [122_880, 77_120, 61_440, 61_440, 7_120]
+
+
 def test_columns_go_in_by_name_whatever_their_order(
     con: duckdb.DuckDBPyConnection, keep: Callable[..., object]
 ) -> None:
@@ -526,6 +542,16 @@ def test_a_process_that_has_the_file_open_may_open_it_again_while_another_is_nex
     with connect(path), path.with_name(f"{path.name}.turn").open("ab") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         connect(path, wait_seconds=20).close()
+
+
+def test_a_file_that_this_process_has_open_otherwise_is_waited_for_too(path: Path) -> None:
+    connect(path).close()
+    with (
+        duckdb.connect(str(path)),
+        pytest.raises(WarehouseUnavailable, match=r"\(a thread of this one\); waited 0.3 s"),
+    ):
+        connect(path, wait_seconds=0.3)
+    connect(path).close()
 
 
 def test_a_file_that_is_no_database_is_told_at_once_and_left_as_it_is(path: Path) -> None:

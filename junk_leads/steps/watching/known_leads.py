@@ -91,18 +91,20 @@ def _meeting(
         f"{', '.join(codes)} FROM"
     )
     apart = f"(SELECT unnest([0, {', '.join(map(str, _DAYS_APART))}])::INTEGER AS days)"
-    meets = f"{moment} IN (SELECT {{}} + to_days(days) FROM {{}}, {apart})"
-    hour_meets = f"date_trunc('hour', {moment}) IN (SELECT DISTINCT date_trunc('hour', {moment} + to_days(days)) FROM "
+    meets = f"{moment} IN (SELECT {moment} + to_days(days) FROM leads, {apart})"
+    if not at_once:
+        hour, then = f"date_trunc('hour', {moment})", f"date_trunc('hour', {moment} + to_days(days))"
+        meets = f"{hour} IN (SELECT DISTINCT {then} FROM leads, {apart})"
     first, last = leads.aggregate(f"min({moment}), max({moment})").fetchall()[0]
     there = con.sql(
-        f"{looked_at} before WHERE {moment} BETWEEN ?::TIMESTAMP + to_days(?) AND ?::TIMESTAMP + to_days(?) AND "
-        + (meets.format(moment, "leads") if at_once else f"{hour_meets} leads, {apart})"),
+        f"{looked_at} before WHERE {meets} "
+        f"AND {moment} BETWEEN ?::TIMESTAMP + to_days(?) AND ?::TIMESTAMP + to_days(?)",
         params=[first, min(_DAYS_APART), last, max(_DAYS_APART)],
     )
     if not at_once:
         return con.sql(f"{looked_at} leads WHERE created_date IS NOT NULL"), there
     there = _kept(con, "known_there", there)
-    here = con.sql(f"{looked_at} leads WHERE {meets.format('moment', 'known_there')}")
+    here = con.sql(f"{looked_at} leads WHERE {moment} IN (SELECT moment + to_days(days) FROM there, {apart})")
     return _kept(con, "known_here", here), there
 
 
