@@ -35,10 +35,14 @@ Output: TypeAlias = duckdb.DuckDBPyRelation | MadeTable
 Stored: TypeAlias = Output | ByKind  # what a table can be made of
 
 
+def tables_in(con: duckdb.DuckDBPyConnection) -> list[str]:
+    """The names of the warehouse's tables."""
+    return [name for (name,) in con.execute("SELECT table_name FROM duckdb_tables() WHERE NOT temporary").fetchall()]
+
+
 def has_table(con: duckdb.DuckDBPyConnection, table: str) -> bool:
     """Whether the warehouse has this table, as one or by kind."""
-    tables = con.execute("SELECT table_name FROM duckdb_tables() WHERE NOT temporary").fetchall()
-    return not {(table,), (table + KINDS,)}.isdisjoint(tables)
+    return not {table, table + KINDS}.isdisjoint(tables_in(con))
 
 
 def table_of_rows(con: duckdb.DuckDBPyConnection, table: str) -> str:

@@ -25,7 +25,7 @@ import duckdb
 
 from junk_leads.capacity import failures_told, memory_limit, told
 from junk_leads.engine.shards import MANIFEST
-from junk_leads.engine.table_parts import SUFFIX, has_table, parts_of, table_of_rows
+from junk_leads.engine.table_parts import SUFFIX, has_table, parts_of, table_of_rows, tables_in
 from junk_leads.errors import DropRefused, JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.steps.leads.splitting import CAPS
@@ -170,8 +170,7 @@ def _tables(platform: "Platform") -> Iterator[Finding]:
 
 def _unreadable(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
     """Tables of which some block cannot be read; all of them are read."""
-    names = con.execute("SELECT table_name FROM duckdb_tables() WHERE NOT temporary ORDER BY ALL").fetchall()
-    for (table,) in names:
+    for table in sorted(tables_in(con)):
         try:
             con.execute(f"SELECT max(hash(t)) FROM {quoted(table)} AS t").fetchall()
         except duckdb.Error as error:

@@ -26,7 +26,7 @@ from junk_leads.reference import INTERACTION_GROUPS, level_names
 from junk_leads.steps.leads.cleaning import clean, normalise
 from junk_leads.steps.leads.encoding import IDENTITY, LEVEL_COLUMNS, encode
 from junk_leads.steps.leads.interactions import group_interactions
-from junk_leads.steps.leads.kinds import MARK, kinds_in, kinds_of_leads
+from junk_leads.steps.leads.kinds import MARK, distinct_rows, kinds_in, kinds_of_leads
 from junk_leads.steps.leads.reading import read_leads
 from junk_leads.steps.learning.calibration import Calibration
 from junk_leads.steps.learning.grading import GRADES, grade_of, score_of
@@ -337,11 +337,26 @@ def test_contributions_and_their_base_sum_to_the_log_odds_of_the_trees(model: Sc
     assert np.ptp(told.base) == 0
 
 
-@pytest.mark.parametrize("bits", [62, 12])
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.int32])
+@pytest.mark.parametrize("columns", [1, 5, 20])
+def test_distinct_rows_are_the_first_of_each_in_the_order_of_their_last_columns(dtype: type, columns: int) -> None:
+    rng = np.random.default_rng(columns)
+    least, most = {bool: (0, 1), np.int8: (-128, 127), np.uint8: (7, 9), np.int32: (-(2**31), 2**31 - 1)}[dtype]
+    values = rng.choice(np.array([least, most], dtype=dtype), (500, columns), p=[0.9, 0.1])
+    first, place = distinct_rows(values)
+    assert np.array_equal(values[first][place], values)
+    assert len(first) == len(np.unique(values, axis=0))
+    assert all(number == np.flatnonzero(place == kind)[0] for kind, number in enumerate(first))
+    if (np.log2(float(most) - least + 1) * columns) < 63:  # a number holds a row
+        assert np.lexsort(values[first].T).tolist() == list(range(len(first)))
+
+
+@pytest.mark.parametrize("have_numbers", [True, False])
 def test_contributions_tree_by_tree_are_those_of_all_trees_at_once(
-    model: ScoringModel, kinds: Kinds, bits: int, monkeypatch: pytest.MonkeyPatch
+    model: ScoringModel, kinds: Kinds, have_numbers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("junk_leads.steps.scoring.reasons.MOST_BITS", bits)  # 12: kinds are numbered anew in each tree
+    if not have_numbers:  # as of trees with more splits than a number has bits
+        monkeypatch.setattr("junk_leads.steps.leads.kinds._one_number", lambda rows: None)
     tree_by_tree = contributions(model.booster, model.encoder, kinds.kinds)
     monkeypatch.setattr("junk_leads.steps.scoring.reasons.FEW_KINDS", len(kinds.kinds))
     at_once = contributions(model.booster, model.encoder, kinds.kinds)

@@ -11,18 +11,18 @@ asks in its own process.
     python -m junk_leads.defs.expectations.asking FILE-DESCRIPTOR
 """
 
-import importlib
 import logging
 import os
 import subprocess
 import sys
-import types
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from junk_leads.capacity import importing, memory_limit
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from junk_leads.defs.expectations.suites import Expectation
 
 EXAMPLES = 20
-# Half of what Great Expectations imports, which no expectation of a suite uses: charts and distributions,
-# which the worker imports when they are first used; and databases, which are extras of it.
+# Half of what Great Expectations imports, which no expectation of a suite uses: charts and distributions, which the
+# worker imports when they are first used, and databases, which are extras of it.
 LATER, LEFT_OUT = ("altair", "scipy.stats"), ("google", "sqlalchemy")
 _worker: Connection | None = None
 
@@ -140,12 +140,12 @@ def _batches() -> Any:
 
 def _import_later(name: str) -> None:
     """Have a module imported when something of it is first used; importlib's LazyLoader does when it is named."""
-    stand_in = types.ModuleType(name)
+    stand_in = ModuleType(name)
 
     def used(attribute: str) -> Any:
         if sys.modules.get(name) is stand_in:
             del sys.modules[name]
-        return getattr(importlib.import_module(name), attribute)
+        return getattr(import_module(name), attribute)
 
     stand_in.__getattr__ = used  # type: ignore[method-assign]
     sys.modules[name] = stand_in

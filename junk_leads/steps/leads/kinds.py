@@ -132,8 +132,10 @@ def _one_number(values: np.ndarray) -> np.ndarray | None:
     sizes = values.max(axis=0).astype(np.int64) - least + 1
     if np.log2(sizes.astype(float)).sum() >= 63:
         return None
-    places = np.concatenate([[1], np.cumprod(sizes[:-1])])
-    numbers: np.ndarray = (values - least) @ places
+    numbers = np.zeros(len(values), dtype=np.int64)
+    for column, smallest, size in zip(values.T[::-1], least[::-1], sizes[::-1], strict=True):
+        numbers *= size
+        numbers += column - smallest if smallest else column
     return numbers
 
 

@@ -5,7 +5,7 @@ probability itself (`scoring.py`).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,6 @@ LONGEST = 60  # characters of a reason
 SEPARATOR = " | "
 FEW_KINDS = 16  # that are sooner explained by all trees at once than tree by tree
 FEW_ROWS = 250  # that one thread explains by a tree sooner than several that wait for each other
-MOST_BITS = 62  # of splits that tell kinds apart, before these are numbered anew
 LEAST_CONTRIBUTION = 0.05  # log-odds; what weighs less says nothing
 LEAST_DISTANCE = 0.1  # log-odds between leads of a sort and all leads; what is nearer says nothing
 LEAST_LEADS = 30  # labelled leads of a sort, without which nothing is said of how such leads fare
@@ -62,12 +61,13 @@ def contributions(booster: Booster, encoder: Encoder, kinds: np.ndarray) -> Cont
     by_feature, values = np.ascontiguousarray(kinds.T), kinds.astype(float)  # LightGBM would make them anew each time
     grouped, base = np.zeros((len(columns), len(kinds))), np.zeros(len(kinds))
     for number, tree in enumerate(booster.dump_model()["tree_info"]):
-        splits = sorted(_splits_of(tree["tree_structure"]))
-        first, place = distinct_rows(_sides(by_feature, splits)[:, None])
+        features, thresholds = np.array(sorted(_splits_of(tree["tree_structure"]))).reshape(-1, 2).T
+        looked_at = features.astype(int)
+        first, place = distinct_rows((by_feature[looked_at] <= thresholds[:, None]).T)
         threads = 1 if len(first) < FEW_ROWS else 0  # 0: as many as there are
         only = {"start_iteration": number, "num_iteration": 1, "num_threads": threads}
         raw = booster.predict(values[first], pred_contrib=True, **only).T
-        looked_at = np.unique([feature for feature, _ in splits]).astype(int)
+        looked_at = np.unique(looked_at)
         for name in np.unique(column[looked_at]):
             grouped[name] += raw[looked_at[column[looked_at] == name]].sum(axis=0)[place]
         base += raw[-1][place]
@@ -80,19 +80,6 @@ def _splits_of(node: Mapping[str, Any]) -> set[tuple[int, float]]:
         return set()
     split = (node["split_feature"], node["threshold"])
     return {split, *_splits_of(node["left_child"]), *_splits_of(node["right_child"])}
-
-
-def _sides(by_feature: np.ndarray, splits: Sequence[tuple[int, float]]) -> np.ndarray:
-    """A whole number for each of k kinds (their features, f x k): the same for those on the same side of all splits."""
-    number, bits = np.zeros(by_feature.shape[1], dtype=np.int64), 0
-    for feature, threshold in splits:
-        if bits == MOST_BITS:
-            first, number = distinct_rows(number[:, None])
-            bits = len(first).bit_length()
-        number += number
-        number += by_feature[feature] > math.floor(threshold)
-        bits += 1
-    return number
 
 
 def conversions(data: "LabelledFeatures", encoder: Encoder) -> dict[str, float]:
