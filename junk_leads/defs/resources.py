@@ -4,8 +4,9 @@ What lives here: a thin resource over a home and its stores, and dagster-mlflow'
 What does not: the warehouse (`io_managers.py`).
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,7 +102,7 @@ class EngineResource(dg.ConfigurableResource[Any]):
 
 
 def mlflow_resource(home: Home) -> dg.ResourceDefinition:
-    """dagster-mlflow's tracking resource for this home; MLflow is only imported by runs that train."""
+    """dagster-mlflow's tracking resource for this home, when it is called; MLflow is only imported then."""
 
     @dg.resource(
         config_schema={
@@ -114,14 +115,19 @@ def mlflow_resource(home: Home) -> dg.ResourceDefinition:
             "extra_tags": dg.Field(dict, default_value={}),
         }
     )
-    def tracking(context: dg.InitResourceContext) -> Iterator[Any]:
-        """An MLflow run for this Dagster run."""
-        with mlflow_quiet():
-            _end_left_runs(Registry(home), context.instance)  # makes the store once, under its lock
-            from dagster_mlflow import mlflow_tracking
+    def tracking(context: dg.InitResourceContext) -> Iterator[Callable[[], Any]]:
+        """What begins an MLflow run for this Dagster run, and gives dagster-mlflow's resource; when it is called."""
+        with mlflow_quiet(), ExitStack() as stack:
 
-            yield from mlflow_tracking.resource_fn(context)
-            _end_run(context)
+            @cache
+            def begun() -> Any:
+                _end_left_runs(Registry(home), context.instance)  # makes the store once, under its lock
+                from dagster_mlflow import mlflow_tracking
+
+                stack.callback(_end_run, context)
+                return stack.enter_context(contextmanager(mlflow_tracking.resource_fn)(context))
+
+            yield begun
 
     return tracking
 

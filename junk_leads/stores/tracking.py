@@ -22,7 +22,7 @@ from junk_leads.steps.learning.tuning import trials_as_dicts
 from junk_leads.steps.learning.validation import Learned
 from junk_leads.steps.pages.card import model_card
 from junk_leads.steps.pages.leaderboard import as_markdown
-from junk_leads.steps.pages.plots import plot_evaluation, plot_importance, plot_leaderboard, plot_side_by_side
+from junk_leads.steps.pages.plots import plot_leaderboard, plot_side_by_side
 from junk_leads.steps.pages.report import report_markdown
 from junk_leads.steps.watching.profiles import Profile
 from junk_leads.stores.mlflow_store import downloaded, mlflow_quiet
@@ -44,7 +44,10 @@ _REQUIREMENTS = ("duckdb", "filelock", "lightgbm", "mlflow", "numpy", "pandas", 
 
 @dataclass(frozen=True)
 class Training:
-    """What a training made and measured; `settings` is what the model carries besides what was learned."""
+    """What a training made and measured.
+
+    `settings` is what the model carries besides what was learned, `plots` gives its plots by file name.
+    """
 
     evaluated: Evaluated
     data: LabelledFeatures
@@ -53,6 +56,7 @@ class Training:
     parameters: Mapping[str, Any]
     drops: Mapping[str, int]
     profile: Profile
+    plots: Callable[[], dict[str, bytes]]
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,7 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
     """Log a training into the active MLflow run and register its model; `mlflow` is dagster-mlflow's resource."""
     evaluated, encoder, report = training.evaluated, training.encoder, training.evaluated.report
     fingerprint = training.data.fingerprint
-    plots = plot_evaluation(evaluated)
     gains = evaluated.model.booster.feature_importance("gain")
-    plots["feature_importance.png"] = plot_importance(encoder.features, gains)
     with mlflow_quiet(), tempfile.TemporaryDirectory() as name:
         run_id = mlflow.active_run().info.run_id
         mlflow.log_params({**training.parameters, "data_fingerprint": fingerprint, "encoder_id": encoder.id})
@@ -85,13 +87,14 @@ def log_training(mlflow: Any, registry: Registry, training: Training) -> Logged:
         mlflow.log_text(encoder.to_json(), "encoder.json")
         mlflow.log_dict(dict(zip(encoder.features, map(float, gains), strict=True)), "feature_importance.json")
         folder = Path(name)
-        _log_plots(mlflow, plots)
         judged_hashes = _write_model(folder / "judged", evaluated.judged, training)
         mlflow.log_artifacts(str(folder / "judged"), JUDGED)
         hashes = _write_model(folder / "model", evaluated.model, training, training.profile)
         model_uri = _log_model(mlflow, folder / "model")
         logged = downloaded(model_uri, registry.home.mlflow_uri)
         mlflow.set_tag("files_sha256", hashes)
+        plots = training.plots()
+        _log_plots(mlflow, plots)
         version = registry.register(
             run_id,
             model_uri,

@@ -1,16 +1,20 @@
 """Models learned at once, some parts in a process of its own: the same models, and nothing lost with the process."""
 
+import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
+from junk_leads.errors import TrainingRefused
 from junk_leads.steps.learning import side_by_side
-from junk_leads.steps.learning.side_by_side import learn_each
+from junk_leads.steps.learning.side_by_side import learn_each, learning_begun
 from junk_leads.steps.learning.validation import Learned, Learning, learn, weekly_folds
 from junk_leads_tests.learning.test_validation import ADAPTING, AIM, some_leads
 
@@ -85,8 +89,8 @@ def test_what_a_process_did_before_it_was_killed_is_kept_and_the_rest_fitted_her
             processes[0].kill()
             processes[0].join()
 
-    def have_fitted(process: Any, left: Any, kept: dict[Any, Any]) -> None:
-        own(process, left, mine := Kept())
+    def have_fitted(process: Any, models: Any, left: Any, kept: dict[Any, Any]) -> None:
+        own(process, models, left, mine := Kept())
         kept.update(mine)
 
     own = side_by_side._have_fitted
@@ -104,13 +108,13 @@ def test_the_process_ends_without_a_word_when_nobody_listens_any_more(
     tasks: list[Learning], capfd: pytest.CaptureFixture[str]
 ) -> None:
     processes = side_by_side.multiprocessing.get_context("spawn")
-    for says in ((), ((0, 0),)):
+    for says in ((), (tasks,), (tasks, (0, 0)), (tasks, list)):
         ours, theirs = processes.Pipe()
-        process = processes.Process(target=side_by_side._fit_and_send, args=(theirs, tasks))
+        process = processes.Process(target=side_by_side._do_what_is_asked, args=(theirs,))
         process.start()
         theirs.close()
-        for part in says:
-            ours.send(part)
+        for said in says:
+            ours.send(said)
         ours.close()
         process.join(60)
         assert process.exitcode == 0
@@ -156,6 +160,35 @@ def test_what_goes_wrong_in_the_process_goes_wrong_here(tasks: list[Learning]) -
     wrong = replace(ADAPTING, lightgbm={**ADAPTING.lightgbm, "objective": "there is none"})
     with pytest.raises(Exception, match="Unknown objective type name: there"):
         learn_each([replace(tasks[0], recipe=wrong), tasks[1]])
+
+
+def test_the_process_makes_something_else_once_it_has_fitted(tasks: list[Learning]) -> None:
+    with learning_begun(tasks) as begun:
+        who, wrong = begun.beside(os.getpid), begun.beside(partial(int, "no number"))
+        begun.learned()
+        assert who() != os.getpid()
+        with pytest.raises(ValueError, match="no number"):
+            wrong()
+
+
+@pytest.mark.parametrize("rows", [1, 10**9])
+def test_what_no_other_process_makes_is_made_here(
+    tasks: list[Learning], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side_by_side, "MANY_ROWS", rows)
+    with learning_begun(tasks) as begun:
+        begun.learned()
+        for process in multiprocessing.active_children():
+            process.kill()
+        assert begun.beside(os.getpid)() == os.getpid()
+
+
+def test_what_is_begun_is_ended_with_whoever_began_it(tasks: list[Learning]) -> None:
+    for _ in range(3):
+        with suppress(TrainingRefused), learning_begun(tasks):
+            assert multiprocessing.active_children()
+            raise TrainingRefused
+        assert not multiprocessing.active_children()
 
 
 def test_each_part_is_taken_once_and_the_last_one_by_one_of_both() -> None:

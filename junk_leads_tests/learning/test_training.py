@@ -281,7 +281,7 @@ def test_kinds_weighted_by_their_leads_teach_what_the_leads_teach() -> None:
     import lightgbm as lgb
 
     data = some_data(2_000)
-    recipe = replace(RECIPE, lightgbm={**RECIPE.lightgbm, "min_data_in_leaf": 1, "min_sum_hessian_in_leaf": 1.0})
+    recipe = replace(RECIPE, lightgbm={**RECIPE.lightgbm, "min_data_in_leaf": 0, "min_sum_hessian_in_leaf": 1.0})
     rows = lgb.Dataset(data.kinds[data.kind], label=data.labels, params={"verbosity": -1})
     each = np.asarray(lgb.train(dict(recipe.lightgbm), rows, recipe.rounds).predict(data.kinds[data.kind]))
     assert data.predicted_by(train_booster(data, recipe)) == pytest.approx(each, abs=1e-6)

@@ -44,7 +44,7 @@ def story(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Story:
         stages[name] = {version.version: version.stage for version in Registry(home).versions()}
 
     promote = ("models", "promote", "2", "--to", "production")
-    say("worse", "train", "--rounds", "2", "--param", "num_leaves=3")
+    say("worse", "train", "--rounds", "1", "--param", "num_leaves=2")
     say("refused", *promote)
     say("compared", "models", "compare", "2", "1")
     say("without a reason", *promote, "--force")

@@ -5,7 +5,7 @@ What lives here: the asset experiment_leaderboard with its checks. What does not
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -46,7 +46,7 @@ def experiment_leaderboard(
     config: ExperimentConfig,
     warehouse: dg.ResourceParam[Warehouse],
     home: HomeResource,
-    mlflow: dg.ResourceParam[Any],
+    mlflow: dg.ResourceParam[Callable[[], Any]],
     significant_levels: duckdb.DuckDBPyRelation,
     lead_counts: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
@@ -63,7 +63,7 @@ def experiment_leaderboard(
         PROGRESS.info(line)
 
     with plain_failures():
-        chosen = learners(config.learners)
+        chosen, tracking = learners(config.learners), mlflow()
         encoder = Encoder.of_table(significant_levels)
         con = warehouse.connection()
         data = labelled_features(con, learned_once(con, lead_counts), encoder)
@@ -76,13 +76,13 @@ def experiment_leaderboard(
         for number, learner in enumerate(chosen, start=1):
             progress(f"{learner.title}: {number} of {len(chosen)}")
             try_it = partial(try_learner, learner, data, budget, share=share, seed=seed, progress=progress)
-            found, run_ids[learner.name] = log_learner(mlflow, learner, try_it)
+            found, run_ids[learner.name] = log_learner(tracking, learner, try_it)
             tried.append(found)
             progress(f"{learner.title}: AUC {found.metrics['temporal_auc']} by time, {found.fit_seconds:.1f} s to fit")
         rows = [{**row, "labelled_leads": data.leads} for row in leaderboard(tried, run_ids)]
         about = {"labelled_leads": data.leads, "data_fingerprint": data.fingerprint, "encoder_id": encoder.id}
         parent, plots = log_leaderboard(
-            mlflow, rows, tried, {**about, "seconds": budget.seconds, "trials": budget.trials}
+            tracking, rows, tried, {**about, "seconds": budget.seconds, "trials": budget.trials}
         )
         table = warehouse.connection().from_arrow(pa.Table.from_pylist(rows))
         told = {

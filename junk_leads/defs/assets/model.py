@@ -4,8 +4,10 @@ What lives here: the asset lightgbm_model and its checks, which are facts about 
 not: fitting, measuring, tracking (`steps/learning/training.py`, `steps/learning/evaluation.py`, `tracking.py`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -21,7 +23,7 @@ from junk_leads.errors import TrainingRefused
 from junk_leads.reference import model_settings
 from junk_leads.steps.boosting import refuse_unknown_parameters
 from junk_leads.steps.leads.encoding import Encoder
-from junk_leads.steps.learning.evaluation import Report, evaluate
+from junk_leads.steps.learning.evaluation import Report, evaluating
 from junk_leads.steps.learning.training import (
     LabelledFeatures,
     Recipe,
@@ -32,7 +34,7 @@ from junk_leads.steps.learning.training import (
 )
 from junk_leads.steps.learning.tuning import recipe_of
 from junk_leads.steps.learning.validation import Aim
-from junk_leads.steps.pages.plots import as_markdown_image
+from junk_leads.steps.pages.plots import as_markdown_image, plot_training
 from junk_leads.steps.scoring.reasons import conversions
 from junk_leads.stores.drops.labelled import labelled_drops, learned_once
 from junk_leads.stores.drops.trusting import training_profile
@@ -98,7 +100,7 @@ def lightgbm_model(
     config: TrainingConfig,
     warehouse: dg.ResourceParam[Warehouse],
     home: HomeResource,
-    mlflow: dg.ResourceParam[Any],
+    mlflow: dg.ResourceParam[Callable[[], Any]],
     significant_levels: duckdb.DuckDBPyRelation,
     lead_counts: duckdb.DuckDBPyRelation,
 ) -> Iterator[Any]:
@@ -107,28 +109,23 @@ def lightgbm_model(
     One row: its version, run, encoder, the leads it learned from and its hold-out metrics, measured from probabilities
     on leads it had not seen. It scores nothing until it is promoted to Production.
     """
-    with plain_failures():
+    with plain_failures(), ExitStack() as stack:
         con = warehouse.connection()
-        settings, recipe = model_settings(), config.recipe()
+        settings, recipe, aim = model_settings(), config.recipe(), config.aim()
         encoder = Encoder.of_table(significant_levels)
         counts = learned_once(con, lead_counts)
         data = labelled_features(con, counts, encoder)
+        split = {"share": settings["holdout_share"], "seed": recipe.lightgbm["seed"]}
+        evaluation = stack.enter_context(evaluating(data, recipe, aim, **split))
+        tracking = mlflow()  # imported, and the leads looked at, while another process fits
         delivered = int(lead_counts.aggregate("coalesce(sum(lead_count), 0)").fetchall()[0][0])
         labelled = rows_of(con, "cleaned_leads", labelled_drops(con))
         copies = leaking_delivered(con, labelled, leak_auc=model_settings()["leak_auc"])
         fitness = data_checks(data, encoder, config, copies)
         if not all(result.passed for result in fitness):
             yield from publish(None, fitness)
-        aim = config.aim()
-        evaluated = evaluate(
-            data,
-            encoder,
-            recipe,
-            aim,
-            grades=settings["grades"],
-            share=settings["holdout_share"],
-            seed=recipe.lightgbm["seed"],
-        )
+        evaluated = evaluation.evaluated(encoder, settings["grades"])
+        plots = evaluation.learning.beside(partial(plot_training, evaluated, encoder.features))
         metrics = evaluated.report.values()
         results = [*fitness, _floor(metrics, config.lowest_auc)]
         if not results[-1].passed:
@@ -153,8 +150,9 @@ def lightgbm_model(
             recipe.as_parameters(),
             drops,
             training_profile(con, counts, list(drops)),
+            plots,
         )
-        logged = log_training(mlflow, home.registry, training)
+        logged = log_training(tracking, home.registry, training)
         row = _row(con, logged.version, logged.run_id, encoder, data.leads, metrics)
         again = {"labelled_leads_delivered_again": delivered - data.leads}
         told = {**again, "gate": _gate(con, home, logged.version), **_metadata(home, logged, evaluated.report)}

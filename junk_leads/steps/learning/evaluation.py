@@ -4,7 +4,8 @@ What lives here: the random and the temporal split, learning and measuring on bo
 (`metrics.py`), learning one model (`validation.py`), comparing two (`gating.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from junk_leads.steps.leads.encoding import Encoder
 from junk_leads.steps.learning.calibration import correct_base_rate, expected_gain, population_weights
 from junk_leads.steps.learning.metrics import Interval, gains, grade_table, measure, measure_slices
-from junk_leads.steps.learning.side_by_side import learn_each
+from junk_leads.steps.learning.side_by_side import Begun, learning_begun
 from junk_leads.steps.learning.training import LabelledFeatures, Recipe
 from junk_leads.steps.learning.validation import Aim, Fold, Learned, Learning, drawn, random_folds, weekly_folds
 
@@ -81,6 +82,61 @@ class Evaluated:
     probabilities: np.ndarray
 
 
+@dataclass(frozen=True)
+class Evaluating:
+    """An evaluation under way (`evaluating`): its splits, and the learning of the models on them, which has begun."""
+
+    random: Fold
+    temporal: Fold
+    data: LabelledFeatures
+    aim: Aim
+    learning: Begun
+
+    def evaluated(self, encoder: Encoder, grades: Mapping[str, float]) -> Evaluated:
+        """Its end: the models, and what they say of leads held out; `grades` are the least probability of each."""
+        judged_by_time, judged_at_random, model = self.learning.learned()
+        splits = {}
+        # the temporal one last: it is kept
+        for split, judged in ((self.random, judged_at_random), (self.temporal, judged_by_time)):
+            test = self.data.take(split.test)
+            probabilities = judged.predict(test)
+            splits[split.name] = _measured(test.labels, probabilities, test.counts, judged, self.aim)
+        splits["rolling"] = _measured(model.labels, model.validation, model.counts, model, self.aim)
+        weeks = {}
+        for number, name in enumerate(model.folds):
+            week = model.fold == number
+            weeks[name] = measure(model.labels[week], model.validation[week], model.threshold, model.counts[week])
+        aim = self.aim
+        report = Report(
+            splits,
+            weeks,
+            measure_slices(test, encoder, probabilities, judged.threshold),
+            gains(test.labels, probabilities, test.counts),
+            grade_table(test.labels, probabilities, test.counts, grades),
+            expected_gain(test.labels, probabilities, aim.costs, aim.true_share, test.counts) if aim.costs else (),
+        )
+        return Evaluated(model, judged, report, test, probabilities)
+
+
+@contextmanager
+def evaluating(data: LabelledFeatures, recipe: Recipe, aim: Aim, *, share: float, seed: int) -> Iterator[Evaluating]:
+    """An evaluation, begun: of many leads another process fits models already while this one does something else.
+
+    The model is learned from all leads, and what the same way of learning gives is measured on leads held out, of which
+    `share` (0 to 1) are. Of the random split the inner folds are random too, of the temporal one they are weeks, as for
+    the model itself: the calibration, threshold and adapting trees are chosen without the leads they are measured on.
+    """
+    random, temporal = random_split(data, share, seed), temporal_split(data, share)
+    learned_from = (
+        (data.take(temporal.train), weekly_folds),
+        (data.take(random.train), random_folds),
+        (data, weekly_folds),
+    )
+    models = [Learning.of(train, recipe, folds(train), aim) for train, folds in learned_from]
+    with learning_begun(models) as learning:
+        yield Evaluating(random, temporal, data, aim, learning)
+
+
 def evaluate(
     data: LabelledFeatures,
     encoder: Encoder,
@@ -93,36 +149,10 @@ def evaluate(
 ) -> Evaluated:
     """Learn a model from all of `data`, and measure what the same way of learning gives on leads held out.
 
-    Of the random split the inner folds are random too, of the temporal one they are weeks, as for the model itself:
-    the calibration, threshold and adapting trees are chosen without the leads they are measured on. `share` (0 to 1)
-    of the leads are held out.
+    See `evaluating`.
     """
-    random, temporal = random_split(data, share, seed), temporal_split(data, share)
-    learned_from = (
-        (data.take(temporal.train), weekly_folds),
-        (data.take(random.train), random_folds),
-        (data, weekly_folds),
-    )
-    *judged_by, model = learn_each([Learning.of(train, recipe, folds(train), aim) for train, folds in learned_from])
-    splits = {}
-    for split, judged in ((random, judged_by[1]), (temporal, judged_by[0])):  # the temporal one last: it is kept
-        test = data.take(split.test)
-        probabilities = judged.predict(test)
-        splits[split.name] = _measured(test.labels, probabilities, test.counts, judged, aim)
-    splits["rolling"] = _measured(model.labels, model.validation, model.counts, model, aim)
-    weeks = {}
-    for number, name in enumerate(model.folds):
-        week = model.fold == number
-        weeks[name] = measure(model.labels[week], model.validation[week], model.threshold, model.counts[week])
-    report = Report(
-        splits,
-        weeks,
-        measure_slices(test, encoder, probabilities, judged.threshold),
-        gains(test.labels, probabilities, test.counts),
-        grade_table(test.labels, probabilities, test.counts, grades),
-        expected_gain(test.labels, probabilities, aim.costs, aim.true_share, test.counts) if aim.costs else (),
-    )
-    return Evaluated(model, judged, report, test, probabilities)
+    with evaluating(data, recipe, aim, share=share, seed=seed) as begun:
+        return begun.evaluated(encoder, grades)
 
 
 def _measured(

@@ -1,42 +1,126 @@
 """Learning several models at once: a process of its own fits some of their parts beside this one.
 
-What lives here: that process, who fits what, and what becomes of it. What does not: learning (`validation.py`).
-LightGBM takes one thread, for its bytes not to depend on their number, and one caller at a time in a process
-(`steps/boosting.py`).
+What lives here: that process, who fits what, what else it does afterwards, and what becomes of it. What does not:
+learning (`validation.py`). LightGBM takes one thread, for its bytes not to depend on their number, and one caller at a
+time in a process (`steps/boosting.py`).
 """
 
 import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 from junk_leads.steps.learning.validation import Learned, Learning
 
 MANY_ROWS = 50_000  # below, a process takes longer to start than to learn
 
+Made = TypeVar("Made")
 Part = tuple[int, int]  # of which model, and its number there
 Told = tuple[Any, ...] | Exception
 
 
-def learn_each(models: Sequence[Learning]) -> list[Learned]:
-    """The models, the same whoever fits which of their parts: this process and another take one after the other.
+class Begun:
+    """Models whose parts another process fits, one after the other, until this one joins it (`learning_begun`)."""
 
-    Another is started when they are large and there is a second processor. When it is ended from outside (out of
-    memory) nothing is lost: what it was at is fitted here then.
+    def __init__(self, models: Sequence[Learning]) -> None:
+        self._models = models
+        parts = [(number, part) for number, model in enumerate(models) for part in model.parts]
+        self._left = deque(sorted(parts, key=lambda part: -models[part[0]].size(part[1])))  # the longest first
+        self._told: dict[Part, Told] = {}
+        self._process: Connection[Any, Any] | None = None
+        self._asking = ThreadPoolExecutor(1)
+        self._fitting: Future[None] | None = None
+
+    def have_fitted(self, process: "Connection[Any, Any]") -> None:
+        """Have a process fit what is left, from now on."""
+        self._process = process
+        self._fitting = self._asking.submit(_have_fitted, process, self._models, self._left, self._told)
+
+    def learned(self) -> list[Learned]:
+        """The models, the same whoever fits which of their parts: this process takes one after the other as well.
+
+        When the other one was ended from outside (out of memory) nothing is lost: what it was at is fitted here.
+        """
+        fitted = _fitted_here(self._models, self._left)
+        if self._fitting is not None:
+            self._fitting.result()
+            fitted |= _fitted_here(self._models, self._left)  # what the other was at when it ended
+        for part, found in self._told.items():
+            if isinstance(found, Exception):
+                raise found
+            fitted[part] = found
+        return [
+            model.learned([fitted[number, part] for part in model.parts]) for number, model in enumerate(self._models)
+        ]
+
+    def beside(self, call: Callable[[], Made]) -> Callable[[], Made]:
+        """Have the other process make something once it has fitted; what is returned waits for it and gives it.
+
+        `call` and what it makes can be pickled. Where there is no other process, or no more, it is made here.
+        """
+        process = self._process
+        if process is None:
+            return call
+
+        def asked() -> Any:
+            process.send(call)
+            return process.recv()
+
+        made = self._asking.submit(asked)
+
+        def given() -> Made:
+            try:
+                found = made.result()
+            except (EOFError, OSError):
+                return call()
+            if isinstance(found, Exception):
+                raise found
+            return found  # type: ignore[no-any-return]
+
+        return given
+
+    def end(self) -> None:
+        """Wait for nothing that was asked any more; the other process has ended."""
+        self._asking.shutdown()
+
+
+@contextmanager
+def learning_begun(models: Sequence[Learning]) -> Iterator[Begun]:
+    """The learning of models, begun by another process while this one does something else, and ended with it.
+
+    It is started when they are large and there is a second processor.
     """
-    parts = [(number, part) for number, model in enumerate(models) for part in model.parts]
-    left = deque(sorted(parts, key=lambda part: -models[part[0]].size(part[1])))  # the longest first
+    begun = Begun(models)
     if len(models[0].data.counts) < MANY_ROWS or _processors() < 2:
-        fitted = _fitted_here(models, left)
-    else:
-        fitted = _fitted_by_two(models, left)
-    return [model.learned([fitted[number, part] for part in model.parts]) for number, model in enumerate(models)]
+        yield begun
+        return
+    processes = multiprocessing.get_context("spawn")  # a fork would inherit LightGBM's threads
+    ours, theirs = processes.Pipe()
+    process = processes.Process(target=_do_what_is_asked, args=(theirs,), daemon=True)
+    try:
+        with _uninterrupted():  # Ctrl-C is for this process, which ends the other
+            process.start()
+        theirs.close()  # so that its end is noticed
+        begun.have_fitted(ours)
+        yield begun
+    finally:
+        if process.pid is not None:
+            process.kill()  # also where SIGTERM is ignored: Dagster has it ignored where SIGINT is
+            process.join()
+        begun.end()
+        ours.close()
+
+
+def learn_each(models: Sequence[Learning]) -> list[Learned]:
+    """The models, by two processes where that is sooner."""
+    with learning_begun(models) as begun:
+        return begun.learned()
 
 
 def _fitted_here(models: Sequence[Learning], left: "deque[Part]") -> dict[Part, tuple[Any, ...]]:
@@ -55,43 +139,19 @@ def _taken(left: "deque[Part]") -> Part | None:
         return None
 
 
-def _fitted_by_two(models: Sequence[Learning], left: "deque[Part]") -> dict[Part, tuple[Any, ...]]:
-    processes = multiprocessing.get_context("spawn")  # a fork would inherit LightGBM's threads
-    ours, theirs = processes.Pipe()
-    process = processes.Process(target=_fit_and_send, args=(theirs, models), daemon=True)
-    told: dict[Part, Told] = {}
-    asking = Thread(target=_have_fitted, args=(ours, left, told))
-    try:
-        with _uninterrupted():  # Ctrl-C is for this process, which ends the other
-            process.start()
-        theirs.close()  # so that its end is noticed
-        asking.start()
-        here = _fitted_here(models, left)
-        asking.join()
-        here |= _fitted_here(models, left)  # what the other was at when it ended
-    finally:
-        if process.pid is not None:
-            process.kill()  # also where SIGTERM is ignored: Dagster has it ignored where SIGINT is
-            process.join()
-        if asking.ident is not None:
-            asking.join()
-        ours.close()
-    for part, found in told.items():
-        if isinstance(found, Exception):
-            raise found
-        here[part] = found
-    return here
-
-
-def _have_fitted(process: "Connection[Part, Told]", left: "deque[Part]", told: dict[Part, Told]) -> None:
+def _have_fitted(
+    process: "Connection[Any, Any]", models: Sequence[Learning], left: "deque[Part]", told: dict[Part, Told]
+) -> None:
     """Have the process fit one part after the other, until none is left or it ended."""
-    while (part := _taken(left)) is not None:
-        try:
-            process.send(part)
-            told[part] = process.recv()
-        except (EOFError, OSError):
-            left.append(part)
-            return
+    with suppress(EOFError, OSError):
+        process.send(models)  # it reads them when it has imported what it needs
+        while (part := _taken(left)) is not None:
+            try:
+                process.send(part)
+                told[part] = process.recv()
+            except (EOFError, OSError):
+                left.append(part)
+                return
 
 
 @contextmanager
@@ -105,13 +165,14 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
-def _fit_and_send(connection: "Connection[Told, Part]", models: Sequence[Learning]) -> None:
-    """What the process does, until it is ended, or nobody listens any more."""
+def _do_what_is_asked(connection: "Connection[Any, Any]") -> None:
+    """What the process does, until it is ended, or nobody listens any more: parts of the models it gets, and calls."""
     with suppress(EOFError, OSError):
+        models = connection.recv()
         while True:
-            number, part = connection.recv()
+            asked = connection.recv()
             try:
-                told: Told = models[number].fit(part)
+                told = asked() if callable(asked) else models[asked[0]].fit(asked[1])
             except Exception as error:
                 told = error
             connection.send(told)

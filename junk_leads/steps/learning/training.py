@@ -7,6 +7,7 @@ What lives here: the training set, its refusals, and fitting. What does not: mea
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import duckdb
@@ -120,7 +121,7 @@ class LabelledFeatures:
         told = np.flatnonzero(np.bincount(self.kind * 2 + self.labels, minlength=len(joint)))
         return self.kinds[told // 2], told % 2, joint[told]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of every kind, day and label with its count, 16 hexadecimal digits."""
         digest = hashlib.sha256(",".join(self.names).encode())

@@ -122,7 +122,7 @@ def _start(recipe: Recipe) -> dict[str, Any]:
 def _suggested(trial: "optuna.Trial") -> dict[str, Any]:
     return {
         "num_leaves": trial.suggest_int("num_leaves", 4, 128, log=True),
-        "learning_rate": trial.suggest_float("learning_rate", 0.01, 0.3, log=True),
+        "learning_rate": trial.suggest_float("learning_rate", 0.01, 1.0, log=True),
         "min_sum_hessian_in_leaf": trial.suggest_float("min_sum_hessian_in_leaf", 0.001, 100.0, log=True),
         "lambda_l2": trial.suggest_float("lambda_l2", 0.001, 1000.0, log=True),
         "feature_fraction": trial.suggest_float("feature_fraction", 0.3, 1.0),

@@ -108,7 +108,8 @@ def drawn(counts: np.ndarray, labels: np.ndarray, share: float, generator: np.ra
     for label in (1, 0):
         rows = np.flatnonzero(labels == label)
         leads = int(counts[rows].sum())
-        taken[rows] = generator.multivariate_hypergeometric(counts[rows], round(leads * share), method="marginals")
+        if len(rows):
+            taken[rows] = generator.multivariate_hypergeometric(counts[rows], round(leads * share), method="marginals")
     return taken
 
 

@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 Models: TypeAlias = Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
+def plot_training(evaluated: Evaluated, features: Sequence[str]) -> dict[str, bytes]:
+    """The plots of a training, by file name; `features` are the booster's."""
+    gains = evaluated.model.booster.feature_importance("gain")
+    return {**plot_evaluation(evaluated), "feature_importance.png": plot_importance(features, gains)}
+
+
 def plot_evaluation(evaluated: Evaluated) -> dict[str, bytes]:
-    """The plots of a training, by file name; all but the weeks are of its temporal hold-out."""
+    """The plots of an evaluation, by file name; all but the weeks are of its temporal hold-out."""
     told = (evaluated.holdout.labels, evaluated.probabilities, evaluated.holdout.counts)
     threshold, report = evaluated.judged.threshold, evaluated.report
     plots = plot_holdout(*told, threshold)
