@@ -4,8 +4,10 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -62,7 +64,7 @@ def test_a_worker_answers_as_this_process_does(
         for name in QUESTIONS
         for told in ("COMPLETE", "BOOLEAN_ONLY")
     }
-    monkeypatch.setattr(asking, "_ask_here", None)
+    monkeypatch.setattr(asking, "_batches", None)  # in this process
     assert here == {(name, told): asking.ask(*asked(name), told) for name, told in here}
     assert {answer[0]["success"] for answer in here.values()} == {True, False}
 
@@ -95,6 +97,31 @@ def test_without_its_worker_a_command_asks_in_its_own_process(worker: "subproces
     worker.kill()
     assert asking.ask(*asked("days"), "COMPLETE") == asking._ask_here(*asked("days"), "COMPLETE")
     assert asking._worker is None
+
+
+def test_the_worker_makes_something_else_meanwhile(worker: "subprocess.Popen[bytes]") -> None:
+    made = asking.beside(os.getpid)
+    assert made() == worker.pid
+    assert asking.ask(*asked("days"), "COMPLETE") == asking._ask_here(*asked("days"), "COMPLETE")
+
+
+@pytest.mark.parametrize("when", ["before it is asked", "while it is at it", "when it cannot"])
+def test_what_the_worker_does_not_make_is_made_here(worker: "subprocess.Popen[bytes]", when: str) -> None:
+    if when == "before it is asked":
+        worker.kill()
+        worker.wait()
+    made = asking.beside(partial(_only_in, os.getpid(), there=3_600 if when == "while it is at it" else 0))
+    if when == "while it is at it":
+        worker.kill()
+    assert made() == os.getpid()
+
+
+def _only_in(pid: int, *, there: float) -> int:
+    """The number of this process, when it is that one; another is at it so long, and then cannot."""
+    if os.getpid() != pid:
+        time.sleep(there)
+        raise ValueError("not here")
+    return pid
 
 
 def no_process(*_: object, **__: object) -> None:

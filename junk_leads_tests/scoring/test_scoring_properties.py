@@ -6,9 +6,11 @@ The model is the one of the trained home. What features a lead has is tested in 
 import csv
 import io
 import itertools
+import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from junk_leads.capacity import MEMORY_VARIABLE
 from junk_leads.reference import INTERACTION_GROUPS, level_names
 from junk_leads.steps.leads.cleaning import clean, normalise
-from junk_leads.steps.leads.encoding import IDENTITY, LEVEL_COLUMNS, encode
+from junk_leads.steps.leads.encoding import IDENTITY, LEVEL_COLUMNS, encode, encode_kinds
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.kinds import MARK, distinct_rows, kinds_in, kinds_of_leads
 from junk_leads.steps.leads.reading import read_leads
@@ -36,6 +39,8 @@ from junk_leads.steps.scoring.scoring import (
     FORMULA_STARTS,
     PREDICTED,
     ScoringModel,
+    explain_features,
+    predict_ahead,
     score_features,
     score_raw_leads,
     write_scored_file,
@@ -437,7 +442,7 @@ def test_a_level_is_called_by_the_name_that_reference_data_gives_it(
 ) -> None:
     before = "\n".join(reasons(model, kinds.kinds))
     assert level_names() == {}
-    names = {("first_platform_c", "level0"): "Google", ("first_utm_source_c", "level2"): "x" * 80}
+    names = {("first_platform_c", "level0"): "Google", ("first_utm_source_c", "level0"): "x" * 80}
     monkeypatch.setattr("junk_leads.steps.scoring.reasons.level_names", lambda: names)
     named = "\n".join(reasons(model, kinds.kinds))
     assert before.count("platform Level0 (") == named.count("platform Google (") > 0
@@ -570,3 +575,87 @@ def test_leads_in_pieces_of_any_size_and_kinds_however_found_have_the_prediction
             told = score_raw_leads(con, leads, model, SCHEMA).to_pylist()
     found = {row["lead_number"]: tuple(row[name] for name in PREDICTED) for row in told}
     assert {lead: found[lead] for lead in new.predicted} == new.predicted
+
+
+@pytest.fixture
+def kinds_at(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """In which thread how many kinds are predicted, one tuple for each call."""
+    calls, own = [], scoring.predict_kinds
+
+    def predict(kinds: np.ndarray, model: ScoringModel, **options: Any) -> pa.Table:
+        calls.append((threading.current_thread().name, len(kinds)))
+        return own(kinds, model, **options)
+
+    monkeypatch.setattr(scoring, "predict_kinds", predict)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    return calls
+
+
+def predicted_after(model: ScoringModel, trained: Trained, ahead: Callable[..., object]) -> list[tuple[list[Any], Any]]:
+    """Predictions and reasons of the new leads, after something was done with their kinds."""
+    with duckdb.connect() as con:
+        cleaned = normalise(con, read_leads(con, trained.new, SCHEMA).leads.select("'new' AS drop, *"), SCHEMA)
+        features = encode_kinds(con, cleaned, group_interactions(con, cleaned), model.encoder)
+        ahead(con, features.kinds)
+        told = score_features(con, features, model).order("lead_number").fetchall()
+        return [(told, explain_features(con, features).rows(con).order("lead_number").fetchall())]
+
+
+def test_what_a_thread_predicts_ahead_is_what_is_predicted_and_it_is_predicted_once(
+    model: ScoringModel, trained: Trained, kinds_at: list[tuple[str, int]]
+) -> None:
+    expected = predicted_after(model, trained, lambda *_: None)
+    ((here, many),) = kinds_at
+    kinds_at.clear()
+    for _ in range(3):
+        assert predicted_after(model, trained, lambda con, kinds: predict_ahead(con, kinds, model)) == expected
+    assert [count for _, count in kinds_at] == [many] * 3
+    assert here not in {thread for thread, _ in kinds_at}
+
+
+@pytest.mark.parametrize(
+    "ahead",
+    [
+        lambda con, kinds, model: predict_ahead(con, kinds.filter("kind > 0"), model),
+        lambda con, kinds, model: predict_ahead(con, kinds, replace(model, version="another")),
+        lambda con, kinds, model: predict_ahead(
+            con, kinds.select("* REPLACE ((1 - is_city_missing)::UTINYINT AS is_city_missing)"), model
+        ),
+    ],
+    ids=["fewer kinds", "another version", "other features"],
+)
+def test_what_was_predicted_ahead_of_others_is_not_taken(
+    model: ScoringModel, trained: Trained, kinds_at: list[tuple[str, int]], ahead: Callable[..., None]
+) -> None:
+    expected = predicted_after(model, trained, lambda *_: None)
+    assert predicted_after(model, trained, lambda con, kinds: ahead(con, kinds, model)) == expected
+    assert len(kinds_at) == 3
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        lambda patch: patch.setenv(MEMORY_VARIABLE, "2GB"),
+        lambda patch: patch.setattr(os, "cpu_count", lambda: 1),
+        lambda patch: patch.setattr(scoring, "KINDS_AT_ONCE", 7),
+    ],
+    ids=["memory is limited", "one core", "many kinds"],
+)
+def test_nothing_is_predicted_ahead_where_it_gains_nothing(
+    model: ScoringModel, trained: Trained, kinds_at: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch, why: Any
+) -> None:
+    why(monkeypatch)
+    predicted_after(model, trained, lambda con, kinds: predict_ahead(con, kinds, model))
+    assert {thread for thread, _ in kinds_at} == {threading.current_thread().name}
+
+
+def test_what_goes_wrong_ahead_goes_wrong_when_it_is_asked_for(
+    model: ScoringModel, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise MemoryError("no room for reasons")
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(scoring, "contributions", broken)
+    with pytest.raises(MemoryError, match="no room for reasons"):
+        predicted_after(model, trained, lambda con, kinds: predict_ahead(con, kinds, model))

@@ -387,27 +387,28 @@ def test_the_encoder_keeps_ninety_percent_and_features_and_sums_are_of_every_lea
     )
 
 
-def test_scoring_a_drop_imports_no_mlflow_and_encoding_no_lightgbm(trained: Trained, trained_home: Home) -> None:
+@pytest.mark.parametrize(
+    ("asked", "imported"), [("encoded_features", []), ("encoded_features, predictions", ["lightgbm"])]
+)
+def test_scoring_a_drop_imports_no_mlflow_and_encoding_alone_no_lightgbm(
+    trained_home: Home, asked: str, imported: list[str]
+) -> None:
     from junk_leads.stores.registry import Registry
 
     assert Registry(trained_home).client  # which finds that the home is a copy at another place
     code = (
-        "import sys, junk_leads.cli\n"
-        "from junk_leads.defs.assets import predictions\nimported, own = [], predictions.score_features\n"
-        "def score(*given):\n    imported.append('lightgbm' in sys.modules)\n    return own(*given)\n"
-        "predictions.score_features = score\n"
-        "sys.argv = ['junk-leads', 'score', sys.argv[1], '--json']\n"
-        "try:\n    junk_leads.cli.main()\nfinally:\n"
-        "    print(imported, [n for n in ('mlflow', 'lightgbm') if n in sys.modules], file=sys.stderr)"
+        "import dagster as dg, sys\n"
+        "from junk_leads.home import Home\nfrom junk_leads.running.launching import platform\n"
+        "with platform(Home.from_environment(), print) as found:\n"
+        "    selection = [dg.AssetKey(name) for name in sys.argv[1].split(', ')]\n"
+        "    found.launch('inference_pipeline', drop='new', selection=selection)\n"
+        "print([n for n in ('mlflow', 'lightgbm') if n in sys.modules])"
     )
-    file = trained_home.root / "another.csv"
-    shutil.copyfile(trained.new, file)
     environment = {**os.environ, "JUNK_LEADS_HOME": str(trained_home.root)}
     done = subprocess.run(
-        [sys.executable, "-c", code, file], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, asked], env=environment, capture_output=True, text=True, check=True
     )
-    assert "another" in done.stdout
-    assert done.stderr.splitlines()[-1] == "[False] ['lightgbm']"
+    assert done.stdout.splitlines()[-1] == str(imported)
 
 
 def test_a_drop_too_large_to_be_written_twice_is_encoded_and_scored_the_same(

@@ -28,6 +28,7 @@ from junk_leads.steps.leads.counting import KIND_COLUMNS
 from junk_leads.steps.leads.encoding import IDENTITY, LEVEL_COLUMNS, Encoder, encode_kinds
 from junk_leads.steps.leads.kinds import ByKind
 from junk_leads.steps.leads.levels import learn_significant_levels
+from junk_leads.steps.scoring.scoring import predict_ahead
 from junk_leads.stores.drops.labelled import counts_of, learned_once, uncounted
 from junk_leads.stores.drops.trusting import beside_training
 from junk_leads.stores.warehouse import rows_of
@@ -110,6 +111,9 @@ def _reach(levels: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     return levels.aggregate("feature, count(*) AS level_count, max(cumulative_share) AS reached", "feature")
 
 
+PREDICTIONS = dg.AssetKey("predictions")
+
+
 class EncodingConfig(dg.Config):
     """Whether a drop that contradicts what the champion was taught is encoded all the same, and why."""
 
@@ -159,6 +163,8 @@ def encoded_features(
         else:
             made = encode_kinds(con, cleaned_leads, interaction_groups, encoder)
             encoded = ByKind(stage(con, "encoded_leads", made.leads, leads), made.kinds)
+            if context.run.asset_selection is None or PREDICTIONS in context.run.asset_selection:
+                predict_ahead(con, made.kinds, model)
             others = accounting.count_others(encoded.rows(con), encoder)
         usual_others = model.settings.get("shares_of_others")
         results = encoded_features_checks(con, encoded, encoder, leads, others, usual_others)

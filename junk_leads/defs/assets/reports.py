@@ -4,6 +4,7 @@ What lives here: the asset drop_report. What does not: what is on the pages (`st
 (`stores/drops/reporting.py`).
 """
 
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from junk_leads.defs.assets import INFERENCE_PIPELINE, declared
 from junk_leads.defs.checks import plain_failures
+from junk_leads.defs.expectations.asking import beside
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.resources import EngineResource, HomeResource
 from junk_leads.engine.drops import delivered_of_shards
@@ -18,9 +20,9 @@ from junk_leads.engine.table_parts import parts_of
 from junk_leads.steps.leads.reading import delivered_rows
 from junk_leads.steps.learning.grading import GRADES
 from junk_leads.steps.pages.call_list import MOST_LEADS, call_list, write_csv, write_workbook
-from junk_leads.steps.pages.drop_report import DropFacts, report_markdown, report_page, verdict
+from junk_leads.steps.pages.drop_report import Believed, report_markdown, report_page, verdict
 from junk_leads.steps.pages.summary import ONES, ZEROS
-from junk_leads.stores.drops.reporting import drop_facts
+from junk_leads.stores.drops.reporting import believed, drop_facts
 from junk_leads.stores.making import write_whole
 from junk_leads.stores.warehouse import rows_of, stored_of
 
@@ -57,7 +59,7 @@ def drop_report(
     with plain_failures():
         home.ledger.refuse_refused(drop)
         con = warehouse.connection()
-        facts = drop_facts(con, home.registry, drop)
+        found = believed(con, home.registry, drop)
         header, content = stored_of(con, "delivered_drops", drop).select("header, content").fetchall()[0]
         delivery = home.ledger.of_content(drop, content)
         raw = parts_of(con, "raw_leads", drop)
@@ -68,15 +70,20 @@ def drop_report(
             rows_of(con, "cleaned_leads", [drop]),
             header,
             delivered,
-            warning="; ".join(facts.warnings),
+            warning="; ".join(found.warnings),
             top=config.top,
             grades=config.grades,
         )
-        warehouse.release()
         page, workbook = home.home.reports / f"{drop}.html", home.home.predictions / f"{drop}.call_list.xlsx"
-        write_workbook(workbook, leads, _summary(facts, len(leads.rows), config))
-        write_csv(workbook.with_suffix(".csv"), leads)
-        write_whole(page, report_page(facts))
+        write = partial(write_workbook, workbook, leads, _summary(found, len(leads.rows), config))
+        written = beside(write) if len(leads.rows) <= MOST_LEADS else write  # more are not sent to another process
+        try:
+            facts = drop_facts(con, home.registry, found)
+            warehouse.release()
+            write_csv(workbook.with_suffix(".csv"), leads)
+            write_whole(page, report_page(facts))
+        finally:
+            written()
         told: dict[str, Any] = {
             "report": dg.MetadataValue.md(report_markdown(facts)),
             "page": dg.MetadataValue.url(page.as_uri()),
@@ -86,7 +93,7 @@ def drop_report(
         return dg.MaterializeResult(metadata=told)
 
 
-def _summary(facts: DropFacts, leads: int, config: CallListConfig) -> dict[str, str]:
+def _summary(facts: Believed, leads: int, config: CallListConfig) -> dict[str, str]:
     """The sheet Summary."""
     figures, meaning = facts.figures, facts.meaning
     told = {

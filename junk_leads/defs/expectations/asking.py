@@ -1,7 +1,7 @@
 """Asking Great Expectations: in this process, or in one beside it that imports it meanwhile.
 
-What lives here: one question to it, and that process, the worker. What does not: what is expected (`suites.py`), and
-what the answers mean (`validating.py`).
+What lives here: one question to it, that process, the worker, and what else it does. What does not: what is expected
+(`suites.py`), and what the answers mean (`validating.py`).
 
 Importing Great Expectations takes as long as all else that a short command does (3 s). So a command that will ask
 starts a worker first, which imports it on another core; question and answer are pickled through a pipe. The worker has
@@ -16,14 +16,14 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from junk_leads.capacity import importing, memory_limit
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from junk_leads.defs.expectations.suites import Expectation
+
+Made = TypeVar("Made")
 
 EXAMPLES = 20
 # Half of what Great Expectations imports, which no expectation of a suite uses: charts and distributions, which the
@@ -77,15 +79,33 @@ def ask(expectations: Sequence["Expectation"], frame: "pd.DataFrame", told: str)
     `told` is its result format. How many rows must be as expected (`mostly`) is not its to say: it sees no rows. Raises
     ValueError for an expectation that could not run.
     """
+    return beside(partial(_ask_here, expectations, frame, told))()
+
+
+def beside(call: Callable[[], Made]) -> Callable[[], Made]:
+    """Have the worker make something; what is returned waits for it, gives it, and is called before anything else is.
+
+    `call` and what it makes can be pickled. Where there is no worker, or it does not answer, it is made here.
+    """
+    if not _told_worker(lambda worker: worker.send(call)):
+        return call
+
+    def given() -> Made:
+        made: list[Made] = []
+        return made[0] if _told_worker(lambda worker: made.append(worker.recv())) else call()
+
+    return given
+
+
+def _told_worker(tell: Callable[[Connection], None]) -> bool:
+    """Whether there is a worker and it could be told something; one that was killed, or could not answer, is none."""
     global _worker
     if _worker is not None:
         try:
-            _worker.send((expectations, frame, told))
-            answer: list[dict[str, Any]] = _worker.recv()
-            return answer
-        except (EOFError, OSError):  # it was killed, or could not answer: what is wrong then is told here
+            tell(_worker)
+        except (EOFError, OSError):  # what is wrong then is told here
             _worker = None
-    return _ask_here(expectations, frame, told)
+    return _worker is not None
 
 
 def warm_up() -> None:
@@ -152,7 +172,7 @@ def _import_later(name: str) -> None:
 
 
 def main() -> None:
-    """Answer what is asked through the pipe until it is closed, or a question has no answer."""
+    """Do what is asked through the pipe until it is closed, or a question has no answer."""
     for name in LATER:
         _import_later(name)
     sys.modules |= dict.fromkeys(LEFT_OUT)  # type: ignore[arg-type]  # as if they were not installed
@@ -161,7 +181,7 @@ def main() -> None:
     asking = Connection(int(sys.argv[1]))
     with suppress(EOFError, OSError):
         while True:
-            asking.send(_ask_here(*asking.recv()))
+            asking.send(asking.recv()())
 
 
 if __name__ == "__main__":

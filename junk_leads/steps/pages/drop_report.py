@@ -23,14 +23,10 @@ CALLED = (0.1, 0.2, 0.5)  # shares of the best leads, if these were called
 
 
 @dataclass(frozen=True)
-class DropFacts:
-    """What a report tells of a drop, collected; shares and probabilities are 0 to 1.
+class Believed:
+    """What a scored drop's scores are, and what there is against them.
 
-    `figures` are those of the summary, with `known_leads` and `known_labelled_leads`; `best` the leads to call first;
-    `scores` the leads by ten points of score, `called` the applications expected among the best shares
-    of CALLED; `channels` dicts with channel, leads, expected (applications) and zeros, best first; `moved` the PSI by
-    column, `usual_psi` what is usual, `shares` of each such column the most frequent values with their shares in
-    training and now; `alike` pairs of city names that look like one, with their leads.
+    `figures` are those of the summary, with `known_leads` and `known_labelled_leads`.
     """
 
     figures: Mapping[str, Any]
@@ -38,6 +34,18 @@ class DropFacts:
     warnings: Sequence[str]
     notes: Sequence[str]
     blocked: str
+
+
+@dataclass(frozen=True)
+class DropFacts(Believed):
+    """What a report tells of a drop, collected; shares and probabilities are 0 to 1.
+
+    `best` are the leads to call first; `scores` the leads by ten points of score, `called` the applications expected
+    among the best shares of CALLED; `channels` dicts with channel, leads, expected (applications) and zeros, best
+    first; `moved` the PSI by column, `usual_psi` what is usual, `shares` of each such column the most frequent values
+    with their shares in training and now; `alike` pairs of city names that look like one, with their leads.
+    """
+
     code_map: str
     missing_cities: float
     unknown: Mapping[str, float]
@@ -53,7 +61,7 @@ class DropFacts:
     model: Mapping[str, Any] = field(default_factory=dict)
 
 
-def verdict(facts: DropFacts) -> str:
+def verdict(facts: Believed) -> str:
     """Whether the scores can be believed, in one sentence."""
     leads = facts.figures["lead_count"]
     if not leads:

@@ -5,7 +5,7 @@ probability itself (`scoring.py`).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +44,13 @@ class Contributions:
     base: np.ndarray
 
 
-def contributions(booster: Booster, encoder: Encoder, kinds: np.ndarray) -> Contributions:
+def contributions(
+    booster: Booster, encoder: Encoder, kinds: np.ndarray, *, others_work: Callable[[], bool] = lambda: False
+) -> Contributions:
     """The contributions of each of k kinds of leads (k x f, the encoder's features in their order).
 
     They are LightGBM's own (TreeSHAP), which are dear: each tree explains only those of the kinds that it tells apart.
+    While `others_work` beside it, one thread does.
     """
     columns = tuple(dict.fromkeys(encoder.sources[feature] for feature in encoder.features))
     if not len(kinds):
@@ -64,7 +67,7 @@ def contributions(booster: Booster, encoder: Encoder, kinds: np.ndarray) -> Cont
         features, thresholds = np.array(sorted(_splits_of(tree["tree_structure"]))).reshape(-1, 2).T
         looked_at = features.astype(int)
         first, place = distinct_rows((by_feature[looked_at] <= thresholds[:, None]).T)
-        threads = 1 if len(first) < FEW_ROWS else 0  # 0: as many as there are
+        threads = 1 if len(first) < FEW_ROWS or others_work() else 0  # 0: as many as there are
         only = {"start_iteration": number, "num_iteration": 1, "num_threads": threads}
         raw = booster.predict(values[first], pred_contrib=True, **only).T
         looked_at = np.unique(looked_at)

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import cycle, repeat, takewhile
 from pathlib import Path
+from threading import Event
 from typing import Any, BinaryIO, TypeVar
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
+from junk_leads.capacity import memory_limit
 from junk_leads.errors import RegistryError
 from junk_leads.reference import LeadSchema
 from junk_leads.steps.boosting import Booster
@@ -107,6 +109,58 @@ def score_features(con: duckdb.DuckDBPyConnection, features: ByKind, model: Scor
     )
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """Kinds that a thread predicts with a version before they are asked for; alone when somebody waits for them."""
+
+    version: str
+    kinds: pa.Table
+    waited_for: Event
+    made: "Future[pa.Table]"
+
+
+_begun: _Begun | None = None
+
+
+def predict_ahead(con: duckdb.DuckDBPyConnection, kinds: duckdb.DuckDBPyRelation, model: ScoringModel) -> None:
+    """Begin to predict kinds of leads in a thread, for `score_features` to take what it made of the same ones.
+
+    What is done meanwhile, checks above all, leaves a processor idle. Nothing is begun where there is no second one,
+    where memory is limited, or for more kinds than are predicted at once.
+    """
+    global _begun
+    _begun = None
+    if (os.cpu_count() or 1) < 2 or memory_limit() is not None:
+        return
+    found = _kinds_from(con, kinds, model, 0)
+    if len(found) < KINDS_AT_ONCE:
+        waited_for, pool = Event(), ThreadPoolExecutor(1)
+        features = matrix_of(found, model.encoder.features)
+        made = pool.submit(predict_kinds, features, model, others_work=lambda: not waited_for.is_set())
+        pool.shutdown(wait=False)
+        _begun = _Begun(model.version, found, waited_for, made)
+
+
+def _predicted(kinds: pa.Table, model: ScoringModel) -> pa.Table:
+    """What is predicted of kinds, and why: what was made of them ahead, if it was of just these."""
+    global _begun
+    begun, _begun = _begun, None
+    if begun is None or begun.version != model.version or not begun.kinds.equals(kinds):
+        return predict_kinds(matrix_of(kinds, model.encoder.features), model)
+    begun.waited_for.set()
+    return begun.made.result()
+
+
+def _kinds_from(
+    con: duckdb.DuckDBPyConnection, kinds: duckdb.DuckDBPyRelation, model: ScoringModel, first: int
+) -> pa.Table:
+    """The features of the next kinds that are predicted at once, in their order."""
+    return con.sql(
+        f"SELECT kind, {', '.join(map(quoted, model.encoder.features))} FROM kinds WHERE kind >= ? AND kind < ?",
+        params=[first, first + KINDS_AT_ONCE],
+    ).to_arrow_table()
+
+
 def _predict_kinds(con: duckdb.DuckDBPyConnection, model: ScoringModel, kinds: duckdb.DuckDBPyRelation) -> None:
     """Fill `predicted_kinds` and `explained_kinds` with what is predicted of each of these kinds, and why."""
     con.execute(
@@ -115,12 +169,8 @@ def _predict_kinds(con: duckdb.DuckDBPyConnection, model: ScoringModel, kinds: d
     )
     ((last,),) = kinds.aggregate("coalesce(max(kind), 0)").fetchall()
     for first in range(0, last + 1, KINDS_AT_ONCE):
-        piece = con.sql(
-            f"SELECT kind, {', '.join(map(quoted, model.encoder.features))} FROM kinds WHERE kind >= ? AND kind < ?",
-            params=[first, first + KINDS_AT_ONCE],
-        ).to_arrow_table()
-        features = matrix_of(piece, model.encoder.features)
-        told = predict_kinds(features, model).add_column(0, "kind", piece["kind"])  # noqa: F841  DuckDB finds it by name
+        piece = _kinds_from(con, kinds, model, first)
+        told = _predicted(piece, model).add_column(0, "kind", piece["kind"])  # noqa: F841  DuckDB finds it by name
         con.execute(f"INSERT INTO predicted_kinds BY NAME SELECT kind, {', '.join(PREDICTED_TYPES)} FROM told")
         # made of the first piece, which may have no kinds: the columns are the model's
         made = "INSERT INTO explained_kinds BY NAME" if first else "CREATE OR REPLACE TEMP TABLE explained_kinds AS"
@@ -139,13 +189,15 @@ def explain_features(con: duckdb.DuckDBPyConnection, features: ByKind) -> ByKind
     )
 
 
-def predict_kinds(kinds: np.ndarray, model: ScoringModel) -> pa.Table:
-    """What is predicted of each of k kinds of leads (k x f), and what spoke for it.
+def predict_kinds(
+    kinds: np.ndarray, model: ScoringModel, *, others_work: Callable[[], bool] = lambda: False
+) -> pa.Table:
+    """What is predicted of each of k kinds of leads (k x f), and what spoke for it (`contributions`).
 
     The columns of PREDICTED_TYPES, then base, the contributions by original column and log_odds.
     """
     probabilities = model.predict(kinds)
-    explained = contributions(model.booster, model.encoder, kinds)
+    explained = contributions(model.booster, model.encoder, kinds, others_work=others_work)
     columns = {
         "probability": model.tell(probabilities),
         "predicted_flag": (probabilities >= model.threshold).astype(np.int8),

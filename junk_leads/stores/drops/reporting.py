@@ -17,7 +17,7 @@ from junk_leads.reference import lead_schema, level_names, model_settings, trust
 from junk_leads.steps.leads.encoding import IDENTITY, Encoder, encode
 from junk_leads.steps.leads.kinds import matrix_of
 from junk_leads.steps.pages.call_list import BEST_FIRST, CHANNEL
-from junk_leads.steps.pages.drop_report import CALLED, SHOWN, DropFacts
+from junk_leads.steps.pages.drop_report import CALLED, SHOWN, Believed, DropFacts
 from junk_leads.steps.pages.summary import Meaning
 from junk_leads.steps.scoring.reasons import city_name, contributions
 from junk_leads.steps.scoring.scoring import ScoringModel
@@ -44,14 +44,31 @@ MOST_SIMILAR = 10  # labelled leads
 MOST_LOOKED_AT = 200_000  # labelled leads, for those
 
 
-def drop_facts(con: duckdb.DuckDBPyConnection, registry: Registry, drop: str) -> DropFacts:
-    """What a report tells of a drop; raises DropUnknown when it is not scored."""
+def believed(con: duckdb.DuckDBPyConnection, registry: Registry, drop: str) -> Believed:
+    """What a drop's scores are, and what there is against them; raises DropUnknown when it is not scored."""
     figures = _only(rows_of(con, "prediction_summary", [drop]))
     figures = {name: 0.0 if value is None else value for name, value in figures.items()}  # of a former version
-    model = registry.load(figures["model_version"] or registry.champion_version())
+    figures["model_version"] = figures["model_version"] or registry.champion_version()
     known = stored_of(con, "known_leads", drop).fetchall()
     figures |= dict(zip(("known_leads", "known_labelled_leads"), known[0][1:] if known else (0, 0), strict=True))
-    trust = _only(stored_of(con, "drop_trust", drop)) if has_table(con, "drop_trust") else {}
+    trust = _trust(con, drop)
+    return Believed(
+        figures=figures,
+        meaning=Meaning.of(registry.load(figures["model_version"])),
+        warnings=trust.get("warnings", ()),
+        notes=trust.get("notes", ()),
+        blocked=trust.get("blocked", ""),
+    )
+
+
+def _trust(con: duckdb.DuckDBPyConnection, drop: str) -> dict[str, Any]:
+    return _only(stored_of(con, "drop_trust", drop)) if has_table(con, "drop_trust") else {}
+
+
+def drop_facts(con: duckdb.DuckDBPyConnection, registry: Registry, found: Believed) -> DropFacts:
+    """What a report tells of a drop, whose scores and what there is against them were `found`."""
+    figures, drop = found.figures, found.figures["drop"]
+    model, trust = registry.load(figures["model_version"]), _trust(con, drop)
     told = rows_of(con, "predictions", [drop])  # noqa: F841  named in the SQL below
     leads = rows_of(con, "cleaned_leads", [drop])  # noqa: F841  named in the SQL below
     con.execute(
@@ -67,11 +84,7 @@ def drop_facts(con: duckdb.DuckDBPyConnection, registry: Registry, drop: str) ->
     )
     usual, band = model.settings["share_of_ones"], model_settings()["share_of_ones_band"]
     return DropFacts(
-        figures=figures,
-        meaning=Meaning.of(model),
-        warnings=trust.get("warnings", ()),
-        notes=trust.get("notes", ()),
-        blocked=trust.get("blocked", ""),
+        **vars(found),
         code_map=trust.get("code_map", ""),
         missing_cities=_one(con, "SELECT coalesce(avg(is_city_missing::INTEGER), 0) FROM reported_leads"),
         unknown=_shares_of_others(con, drop, model.encoder),
