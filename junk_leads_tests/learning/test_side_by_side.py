@@ -14,7 +14,7 @@ import pytest
 
 from junk_leads.errors import TrainingRefused
 from junk_leads.steps.learning import side_by_side
-from junk_leads.steps.learning.side_by_side import learn_each, learning_begun
+from junk_leads.steps.learning.side_by_side import learning_begun
 from junk_leads.steps.learning.validation import Learned, Learning, learn, weekly_folds
 from junk_leads_tests.learning.test_validation import ADAPTING, AIM, some_leads
 
@@ -27,6 +27,11 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> list[Learning]:
     return [
         Learning(data, ADAPTING, weekly_folds(data), AIM) for data in (some_leads(2_000), some_leads(2_000, seed=2))
     ]
+
+
+def learn_each(models: list[Learning]) -> list[Learned]:
+    with learning_begun(models) as begun:
+        return begun.learned()
 
 
 def told(learned: list[Learned]) -> list[object]:

@@ -117,12 +117,6 @@ def learning_begun(models: Sequence[Learning]) -> Iterator[Begun]:
         ours.close()
 
 
-def learn_each(models: Sequence[Learning]) -> list[Learned]:
-    """The models, by two processes where that is sooner."""
-    with learning_begun(models) as begun:
-        return begun.learned()
-
-
 def _fitted_here(models: Sequence[Learning], left: "deque[Part]") -> dict[Part, tuple[Any, ...]]:
     fitted = {}
     while (taken := _taken(left)) is not None:
