@@ -591,14 +591,14 @@ def kinds_at(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     return calls
 
 
-def predicted_after(model: ScoringModel, trained: Trained, ahead: Callable[..., object]) -> list[tuple[list[Any], Any]]:
+def predicted_after(model: ScoringModel, trained: Trained, ahead: Callable[..., object]) -> tuple[list[Any], list[Any]]:
     """Predictions and reasons of the new leads, after something was done with their kinds."""
     with duckdb.connect() as con:
         cleaned = normalise(con, read_leads(con, trained.new, SCHEMA).leads.select("'new' AS drop, *"), SCHEMA)
         features = encode_kinds(con, cleaned, group_interactions(con, cleaned), model.encoder)
         ahead(con, features.kinds)
         told = score_features(con, features, model).order("lead_number").fetchall()
-        return [(told, explain_features(con, features).rows(con).order("lead_number").fetchall())]
+        return told, explain_features(con, features).rows(con).order("lead_number").fetchall()
 
 
 def test_what_a_thread_predicts_ahead_is_what_is_predicted_and_it_is_predicted_once(

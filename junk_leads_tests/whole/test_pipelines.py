@@ -387,22 +387,28 @@ def test_the_encoder_keeps_ninety_percent_and_features_and_sums_are_of_every_lea
     )
 
 
-def test_scoring_a_drop_imports_no_mlflow_and_encoding_alone_no_lightgbm(trained_home: Home) -> None:
+def test_scoring_a_drop_imports_no_mlflow_and_encoding_alone_no_lightgbm(trained: Trained, trained_home: Home) -> None:
     from junk_leads.stores.registry import Registry
 
     assert Registry(trained_home).client  # which finds that the home is a copy at another place
     code = (
-        "import dagster as dg, sys\n"
+        "import dagster as dg, sys, junk_leads.cli\n"
         "from junk_leads.home import Home\nfrom junk_leads.running.launching import platform\n"
+        "def tell(): print([n for n in ('mlflow', 'lightgbm') if n in sys.modules], file=sys.stderr)\n"
         "with platform(Home.from_environment(), lambda line: None) as found:\n"
-        "    for assets in (['encoded_features'], ['encoded_features', 'predictions']):\n"
-        "        selection = [dg.AssetKey(asset) for asset in assets]\n"
-        "        found.launch('inference_pipeline', drop='new', selection=selection)\n"
-        "        print(*(name for name in ('lightgbm', 'mlflow') if name in sys.modules))"
+        "    found.launch('inference_pipeline', drop='new', selection=[dg.AssetKey('encoded_features')])\n"
+        "tell()\nsys.argv = ['junk-leads', 'score', sys.argv[1], '--json']\n"
+        "try:\n    junk_leads.cli.main()\nfinally:\n    tell()"
     )
+    file = trained_home.root / "another.csv"
+    shutil.copyfile(trained.new, file)
     environment = {**os.environ, "JUNK_LEADS_HOME": str(trained_home.root)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["", "lightgbm"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, file], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "another" in done.stdout
+    told = done.stderr.splitlines()
+    assert (told[0], told[-1]) == ("[]", "['lightgbm']")
 
 
 def test_a_drop_too_large_to_be_written_twice_is_encoded_and_scored_the_same(

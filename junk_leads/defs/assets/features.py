@@ -111,9 +111,6 @@ def _reach(levels: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     return levels.aggregate("feature, count(*) AS level_count, max(cumulative_share) AS reached", "feature")
 
 
-PREDICTIONS = dg.AssetKey("predictions")
-
-
 class EncodingConfig(dg.Config):
     """Whether a drop that contradicts what the champion was taught is encoded all the same, and why."""
 
@@ -163,7 +160,8 @@ def encoded_features(
         else:
             made = encode_kinds(con, cleaned_leads, interaction_groups, encoder)
             encoded = ByKind(stage(con, "encoded_leads", made.leads, leads), made.kinds)
-            if context.run.asset_selection is None or PREDICTIONS in context.run.asset_selection:
+            asked = context.run.asset_selection  # None: all of the job
+            if asked is None or dg.AssetKey("predictions") in asked:
                 predict_ahead(con, made.kinds, model)
             others = accounting.count_others(encoded.rows(con), encoder)
         usual_others = model.settings.get("shares_of_others")

@@ -94,19 +94,19 @@ class Evaluating:
 
     def evaluated(self, encoder: Encoder, grades: Mapping[str, float]) -> Evaluated:
         """Its end: the models, and what they say of leads held out; `grades` are the least probability of each."""
+        aim = self.aim
         judged_by_time, judged_at_random, model = self.learning.learned()
         splits = {}
         # the temporal one last: it is kept
         for split, judged in ((self.random, judged_at_random), (self.temporal, judged_by_time)):
             test = self.data.take(split.test)
             probabilities = judged.predict(test)
-            splits[split.name] = _measured(test.labels, probabilities, test.counts, judged, self.aim)
-        splits["rolling"] = _measured(model.labels, model.validation, model.counts, model, self.aim)
+            splits[split.name] = _measured(test.labels, probabilities, test.counts, judged, aim)
+        splits["rolling"] = _measured(model.labels, model.validation, model.counts, model, aim)
         weeks = {}
         for number, name in enumerate(model.folds):
             week = model.fold == number
             weeks[name] = measure(model.labels[week], model.validation[week], model.threshold, model.counts[week])
-        aim = self.aim
         report = Report(
             splits,
             weeks,

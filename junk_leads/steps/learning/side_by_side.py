@@ -28,19 +28,19 @@ Told = tuple[Any, ...] | Exception
 class Begun:
     """Models whose parts another process fits, one after the other, until this one joins it (`learning_begun`)."""
 
-    def __init__(self, models: Sequence[Learning]) -> None:
-        self._models = models
+    def __init__(
+        self,
+        models: Sequence[Learning],
+        process: "Connection[Any, Any] | None" = None,
+        asking: ThreadPoolExecutor | None = None,
+    ) -> None:
+        self._models, self._process, self._asking = models, process, asking
         parts = [(number, part) for number, model in enumerate(models) for part in model.parts]
         self._left = deque(sorted(parts, key=lambda part: -models[part[0]].size(part[1])))  # the longest first
         self._told: dict[Part, Told] = {}
-        self._process: Connection[Any, Any] | None = None
-        self._asking = ThreadPoolExecutor(1)
         self._fitting: Future[None] | None = None
-
-    def have_fitted(self, process: "Connection[Any, Any]") -> None:
-        """Have a process fit what is left, from now on."""
-        self._process = process
-        self._fitting = self._asking.submit(_have_fitted, process, self._models, self._left, self._told)
+        if process is not None and asking is not None:
+            self._fitting = asking.submit(_have_fitted, process, models, self._left, self._told)
 
     def learned(self) -> list[Learned]:
         """The models, the same whoever fits which of their parts: this process takes one after the other as well.
@@ -64,15 +64,15 @@ class Begun:
 
         `call` and what it makes can be pickled. Where there is no other process, or no more, it is made here.
         """
-        process = self._process
-        if process is None:
+        process, asking = self._process, self._asking
+        if process is None or asking is None:
             return call
 
         def asked() -> Any:
             process.send(call)
             return process.recv()
 
-        made = self._asking.submit(asked)
+        made = asking.submit(asked)
 
         def given() -> Made:
             try:
@@ -85,10 +85,6 @@ class Begun:
 
         return given
 
-    def end(self) -> None:
-        """Wait for nothing that was asked any more; the other process has ended."""
-        self._asking.shutdown()
-
 
 @contextmanager
 def learning_begun(models: Sequence[Learning]) -> Iterator[Begun]:
@@ -96,25 +92,22 @@ def learning_begun(models: Sequence[Learning]) -> Iterator[Begun]:
 
     It is started when they are large and there is a second processor.
     """
-    begun = Begun(models)
     if len(models[0].data.counts) < MANY_ROWS or _processors() < 2:
-        yield begun
+        yield Begun(models)
         return
     processes = multiprocessing.get_context("spawn")  # a fork would inherit LightGBM's threads
     ours, theirs = processes.Pipe()
     process = processes.Process(target=_do_what_is_asked, args=(theirs,), daemon=True)
-    try:
-        with _uninterrupted():  # Ctrl-C is for this process, which ends the other
-            process.start()
-        theirs.close()  # so that its end is noticed
-        begun.have_fitted(ours)
-        yield begun
-    finally:
-        if process.pid is not None:
-            process.kill()  # also where SIGTERM is ignored: Dagster has it ignored where SIGINT is
-            process.join()
-        begun.end()
-        ours.close()
+    with ours, ThreadPoolExecutor(1) as asking:
+        try:
+            with _uninterrupted():  # Ctrl-C is for this process, which ends the other
+                process.start()
+            theirs.close()  # so that its end is noticed
+            yield Begun(models, ours, asking)
+        finally:
+            if process.pid is not None:
+                process.kill()  # also where SIGTERM is ignored: Dagster has it ignored where SIGINT is
+                process.join()
 
 
 def _fitted_here(models: Sequence[Learning], left: "deque[Part]") -> dict[Part, tuple[Any, ...]]:
