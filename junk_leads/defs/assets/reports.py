@@ -59,7 +59,7 @@ def drop_report(
     with plain_failures():
         home.ledger.refuse_refused(drop)
         con = warehouse.connection()
-        found = believed(con, home.registry, drop)
+        model, found = believed(con, home.registry, drop)
         header, content = stored_of(con, "delivered_drops", drop).select("header, content").fetchall()[0]
         delivery = home.ledger.of_content(drop, content)
         raw = parts_of(con, "raw_leads", drop)
@@ -78,7 +78,7 @@ def drop_report(
         write = partial(write_workbook, workbook, leads, _summary(found, len(leads.rows), config))
         written = beside(write) if len(leads.rows) <= MOST_LEADS else write  # more are not sent to another process
         try:
-            facts = drop_facts(con, home.registry, found)
+            facts = drop_facts(con, home.registry, model, found)
             warehouse.release()
             write_csv(workbook.with_suffix(".csv"), leads)
             write_whole(page, report_page(facts))

@@ -26,7 +26,7 @@ CALLED = (0.1, 0.2, 0.5)  # shares of the best leads, if these were called
 class Believed:
     """What a scored drop's scores are, and what there is against them.
 
-    `figures` are those of the summary, with `known_leads` and `known_labelled_leads`.
+    `figures` are those of the summary, with `known_leads` and `known_labelled_leads`; `moved` is the PSI by column.
     """
 
     figures: Mapping[str, Any]
@@ -34,6 +34,8 @@ class Believed:
     warnings: Sequence[str]
     notes: Sequence[str]
     blocked: str
+    code_map: str
+    moved: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,10 @@ class DropFacts(Believed):
 
     `best` are the leads to call first; `scores` the leads by ten points of score, `called` the applications expected
     among the best shares of CALLED; `channels` dicts with channel, leads, expected (applications) and zeros, best
-    first; `moved` the PSI by column, `usual_psi` what is usual, `shares` of each such column the most frequent values
-    with their shares in training and now; `alike` pairs of city names that look like one, with their leads.
+    first; `usual_psi` the PSI that is usual, `shares` of each column of `moved` the most frequent values with their
+    shares in training and now; `alike` pairs of city names that look like one, with their leads.
     """
 
-    code_map: str
     missing_cities: float
     unknown: Mapping[str, float]
     alike: Sequence[tuple[str, int, str, int]]
@@ -54,7 +55,6 @@ class DropFacts(Believed):
     scores: Sequence[int]
     called: Sequence[float]
     channels: Sequence[Mapping[str, Any]]
-    moved: Mapping[str, float]
     shares: Mapping[str, Sequence[tuple[str, float, float]]]
     usual_psi: float
     band: tuple[float, float]

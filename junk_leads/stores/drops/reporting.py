@@ -44,31 +44,28 @@ MOST_SIMILAR = 10  # labelled leads
 MOST_LOOKED_AT = 200_000  # labelled leads, for those
 
 
-def believed(con: duckdb.DuckDBPyConnection, registry: Registry, drop: str) -> Believed:
-    """What a drop's scores are, and what there is against them; raises DropUnknown when it is not scored."""
+def believed(con: duckdb.DuckDBPyConnection, registry: Registry, drop: str) -> tuple[ScoringModel, Believed]:
+    """The model that scored a drop, and whether its scores can be believed. Raises DropUnknown when there are none."""
     figures = _only(rows_of(con, "prediction_summary", [drop]))
     figures = {name: 0.0 if value is None else value for name, value in figures.items()}  # of a former version
-    figures["model_version"] = figures["model_version"] or registry.champion_version()
+    model = registry.load(figures["model_version"] or registry.champion_version())
     known = stored_of(con, "known_leads", drop).fetchall()
     figures |= dict(zip(("known_leads", "known_labelled_leads"), known[0][1:] if known else (0, 0), strict=True))
-    trust = _trust(con, drop)
-    return Believed(
+    trust = _only(stored_of(con, "drop_trust", drop)) if has_table(con, "drop_trust") else {}
+    return model, Believed(
         figures=figures,
-        meaning=Meaning.of(registry.load(figures["model_version"])),
+        meaning=Meaning.of(model),
         warnings=trust.get("warnings", ()),
         notes=trust.get("notes", ()),
         blocked=trust.get("blocked", ""),
+        code_map=trust.get("code_map", ""),
+        moved=trust.get("psi", {}),
     )
 
 
-def _trust(con: duckdb.DuckDBPyConnection, drop: str) -> dict[str, Any]:
-    return _only(stored_of(con, "drop_trust", drop)) if has_table(con, "drop_trust") else {}
-
-
-def drop_facts(con: duckdb.DuckDBPyConnection, registry: Registry, found: Believed) -> DropFacts:
-    """What a report tells of a drop, whose scores and what there is against them were `found`."""
+def drop_facts(con: duckdb.DuckDBPyConnection, registry: Registry, model: ScoringModel, found: Believed) -> DropFacts:
+    """What a report tells of a drop, given what `believed` found."""
     figures, drop = found.figures, found.figures["drop"]
-    model, trust = registry.load(figures["model_version"]), _trust(con, drop)
     told = rows_of(con, "predictions", [drop])  # noqa: F841  named in the SQL below
     leads = rows_of(con, "cleaned_leads", [drop])  # noqa: F841  named in the SQL below
     con.execute(
@@ -85,7 +82,6 @@ def drop_facts(con: duckdb.DuckDBPyConnection, registry: Registry, found: Believ
     usual, band = model.settings["share_of_ones"], model_settings()["share_of_ones_band"]
     return DropFacts(
         **vars(found),
-        code_map=trust.get("code_map", ""),
         missing_cities=_one(con, "SELECT coalesce(avg(is_city_missing::INTEGER), 0) FROM reported_leads"),
         unknown=_shares_of_others(con, drop, model.encoder),
         alike=_alike_cities(con, model.encoder),
@@ -93,7 +89,6 @@ def drop_facts(con: duckdb.DuckDBPyConnection, registry: Registry, found: Believ
         scores=_scores(con),
         called=_called(con, figures["lead_count"]),
         channels=_channels(con, figures["lead_count"]),
-        moved=trust.get("psi", {}),
         shares=_shares(con, drop, registry.profile(model.version)),
         usual_psi=trust_settings()["psi"],
         band=(max(0.0, usual - band), min(1.0, usual + band)),
