@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 import duckdb
+import pyarrow as pa
 import pytest
 
 from junk_leads.errors import JunkLeadsError
@@ -21,6 +23,7 @@ from junk_leads.home import Home
 from junk_leads.reference import INTERACTION_GROUPS, lead_schema
 from junk_leads.running.launching import Platform, failure_line, platform
 from junk_leads.steps.leads.generating import write_leads
+from junk_leads.steps.scoring import scoring
 from junk_leads.stores import warehouse
 from junk_leads_tests.conftest import Outcome, Trained, copied_home, run_command
 
@@ -498,6 +501,29 @@ def test_fault_38_without_any_labelled_drop_nothing_is_trained(junk_leads: CLI, 
 
 
 # The inference pipeline
+
+
+def test_a_run_that_will_predict_begins_with_it_while_it_checks_and_no_other_does(
+    junk_leads: CLI, trained_home: Home, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted, own = [], scoring.predict_kinds
+
+    def predict(*given: Any, **options: Any) -> pa.Table:
+        predicted.append(threading.current_thread() is threading.main_thread())
+        return own(*given, **options)
+
+    monkeypatch.setattr(scoring, "predict_kinds", predict)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert junk_leads("score", trained.new).code == 0
+    assert predicted == [False]
+    predicted.clear()
+    with platform(trained_home) as found:
+        materialise(found, "new", "encoded_features")
+        assert predicted == []
+        materialise(found, "new", "predictions")
+        assert predicted == [True]
+        materialise(found, "new", "encoded_features", "predictions")
+        assert predicted == [True, False]
 
 
 @pytest.fixture(scope="module")

@@ -160,8 +160,8 @@ def encoded_features(
         else:
             made = encode_kinds(con, cleaned_leads, interaction_groups, encoder)
             encoded = ByKind(stage(con, "encoded_leads", made.leads, leads), made.kinds)
-            asked = context.run.asset_selection  # None: all of the job
-            if asked is None or dg.AssetKey("predictions") in asked:
+            asked = context.run.asset_selection  # nothing: all of the job
+            if not asked or dg.AssetKey("predictions") in asked:
                 predict_ahead(con, made.kinds, model)
             others = accounting.count_others(encoded.rows(con), encoder)
         usual_others = model.settings.get("shares_of_others")
