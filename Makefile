@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# Where images set it, each command compiles the program anew (a third of a second).
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test check coverage bench bench-quality torture ui clean
 

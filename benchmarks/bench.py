@@ -9,6 +9,7 @@ What does not: the yardsticks themselves (`published_way.py`, `floor.py`).
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -207,4 +208,5 @@ def _compare(folder: Path) -> None:
 
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # programs are compiled once, as wherever they are used
     main()
