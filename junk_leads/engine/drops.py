@@ -28,7 +28,8 @@ from junk_leads.steps.leads.cleaning import repeated_leads
 from junk_leads.steps.leads.counting import add_up_counts
 from junk_leads.steps.leads.encoding import Encoder
 from junk_leads.steps.leads.reading import REJECTION
-from junk_leads.steps.scoring.scoring import ScoringModel, join_scored_files
+from junk_leads.steps.scoring.scored_file import join_scored_files
+from junk_leads.steps.scoring.scoring import ScoringModel
 from junk_leads.steps.watching.codes import Codes
 
 MOST_RANGES = 64  # of hashes, each of which is one task

@@ -27,7 +27,8 @@ from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.leads.kinds import kinds_in
 from junk_leads.steps.leads.reading import delivered_rows, read_leads
 from junk_leads.steps.leads.splitting import count_lines, opened
-from junk_leads.steps.scoring.scoring import ScoringModel, explain_features, score_features, write_scored_file
+from junk_leads.steps.scoring.scored_file import write_scored_file
+from junk_leads.steps.scoring.scoring import ScoringModel, explain_features, score_features
 from junk_leads.steps.watching.codes import Codes, apply_codes
 
 Numbered = tuple[int, Shard]

@@ -695,11 +695,29 @@ def test_every_delivered_cell_comes_back_unchanged_under_its_lead_number(
     )
     path = deliver(text(*lines, header=header))
     rows = connect().from_arrow(pa.Table.from_batches(delivered_rows(path)))
-    assert rows.columns == ["lead_number", *(f"c{place}" for place in range(48))]
-    assert [str(kind) for kind in rows.types] == ["BIGINT"] + ["VARCHAR"] * 48
+    assert rows.columns == ["lead_number", *(f"c{place}" for place in range(48)), "line"]
+    assert [str(kind) for kind in rows.types] == ["BIGINT"] + ["VARCHAR"] * 49
     expected = list(csv.reader([lines[0], lines[2]]))
-    assert rows.fetchall() == [(1, *expected[0]), (3, *expected[1])]
+    assert rows.fetchall() == [(1, *expected[0], None), (3, *expected[1], None)]
     assert list(Result(path).leads) == [1]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_row_of_plain_cells_comes_with_the_whole_line_that_it_was(deliver: Callable[..., Path], end: str) -> None:
+    lines = [line(city_mapped=" Zürich "), line(syllabus="x", city_mapped="#=1"), line()]
+    path = deliver(text(lines[0], "", *lines[1:], end=end).removesuffix(end))
+    rows = [row for batch in delivered_rows(path) for row in batch.to_pylist()]
+    assert [row.pop("line") for row in rows] == lines
+    assert [",".join(list(row.values())[1:]) for row in rows] == lines
+
+
+@pytest.mark.parametrize("cell", ['"x"', '"a,b"', "a\1b"])
+def test_a_row_is_no_line_where_its_cells_are_not_what_stands_between_commas(
+    deliver: Callable[..., Path], cell: str
+) -> None:
+    (row,) = pa.Table.from_batches(delivered_rows(deliver(text(line(city_mapped=cell))))).to_pylist()
+    assert row["line"] is None
+    assert row["c1"] == cell.strip('"')
 
 
 # Properties

@@ -33,17 +33,16 @@ from junk_leads.steps.leads.kinds import MARK, distinct_rows, kinds_in, kinds_of
 from junk_leads.steps.leads.reading import read_leads
 from junk_leads.steps.learning.calibration import Calibration
 from junk_leads.steps.learning.grading import GRADES, grade_of, score_of
-from junk_leads.steps.scoring import scoring
+from junk_leads.steps.scoring import scored_file, scoring
 from junk_leads.steps.scoring.reasons import LONGEST, STRONGEST, contributions, how_many_apply, reasons_of
+from junk_leads.steps.scoring.scored_file import FORMULA_STARTS, write_scored_file
 from junk_leads.steps.scoring.scoring import (
-    FORMULA_STARTS,
     PREDICTED,
     ScoringModel,
     explain_features,
     predict_ahead,
     score_features,
     score_raw_leads,
-    write_scored_file,
 )
 from junk_leads.stores.mlflow_store import mlflow_quiet
 from junk_leads.stores.registry import Registry
@@ -469,10 +468,14 @@ def as_written(folder: Path, con: duckdb.DuckDBPyConnection, header: list[str], 
     columns: dict[str, list[Any]] = {"lead_number": list(range(1, len(rows) + 1))}
     columns |= {f"c{place}": [row[place] for row in rows] for place in range(len(header))}
     predicted = {"drop": ["d"], "lead_number": [len(rows)], "probability": [0.1 + 0.2], "model_version": ["1"]}
-    path = folder / "d.csv"
-    delivered = pa.table(columns).to_batches(max_chunksize=1)
-    assert write_scored_file(path, tuple(header), delivered, con.from_arrow(pa.table(predicted))) == 1
+    path, told = folder / "d.csv", con.from_arrow(pa.table(predicted))
+    assert write_scored_file(path, tuple(header), pa.table(columns).to_batches(max_chunksize=1), told) == 1
     assert [child.name for child in folder.iterdir()] == ["d.csv"]
+    of_cells = path.read_bytes()
+    plain = [",".join(row) if not set('",\r\n') & set("".join(row)) else None for row in rows]
+    columns["line"] = pa.array(plain, pa.string())
+    assert write_scored_file(path, tuple(header), pa.table(columns).to_batches(max_chunksize=1), told) == 1
+    assert path.read_bytes() == of_cells
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
 
@@ -485,7 +488,9 @@ def inert(cell: str) -> str:
 @given(
     st.integers(1, 3).flatmap(
         lambda width: st.lists(
-            st.lists(CELL | RISKY | st.sampled_from(['"', "\r\n", ",", "'=", " a "]), min_size=width, max_size=width),
+            st.lists(
+                CELL | RISKY | st.sampled_from(['"', "\r\n", ",", "'=", " a ", "#"]), min_size=width, max_size=width
+            ),
             min_size=2,
             max_size=4,
         )
@@ -499,6 +504,45 @@ def test_the_scored_file_holds_every_delivered_cell_and_no_formula(
         [*map(inert, header), "drop", "lead_number", "probability", "model_version"],
         [*map(inert, rows[-1]), "d", str(len(rows)), "0.30000000000000004", "1"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("cells", "drop", "parquet", "as_lines"),
+    [
+        (["a", "b - c"], "d", False, 2),
+        (["a", "-b"], "d", False, 1),
+        (["a", "b#"], "d", False, 1),
+        (["=a", "=b"], "d", False, 0),
+        (["a", "b"], "d\ne", False, 0),
+        (["a", "b"], "d", True, 0),
+    ],
+)
+def test_a_piece_is_written_in_the_lines_that_it_was_where_they_may_stay_as_they_are(
+    con: duckdb.DuckDBPyConnection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cells: list[str],
+    drop: str,
+    parquet: bool,
+    as_lines: int,
+) -> None:
+    pieces, own = [], scored_file._put_before
+    monkeypatch.setattr(scored_file, "_put_before", lambda lines, body: (pieces.append(len(lines)), own(lines, body)))
+    monkeypatch.setattr(scored_file, "LEADS_AT_ONCE", 1)
+    delivered = pa.table(
+        {
+            "lead_number": [1, 2],
+            "c0": cells,
+            "c1": ["", " "],
+            "line": [f"{c},{b}" for c, b in zip(cells, ["", " "], strict=True)],
+        }
+    )
+    told = con.from_arrow(pa.table({"drop": [drop] * 2, "lead_number": [1, 2], "probability": [0.25, None]}))
+    assert write_scored_file(tmp_path / "d.csv", ("x", "y"), delivered.to_batches(1), told, parquet=parquet) == 2
+    assert pieces == [1] * as_lines
+    with (tmp_path / "d.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[1:]
+    assert rows == [[inert(cells[0]), "", drop, "1", "0.25"], [inert(cells[1]), " ", drop, "2", ""]]
 
 
 def test_a_column_whose_name_has_a_carriage_return_keeps_it(

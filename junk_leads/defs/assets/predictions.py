@@ -23,7 +23,8 @@ from junk_leads.reference import model_settings
 from junk_leads.steps.leads import accounting
 from junk_leads.steps.leads.reading import delivered_rows
 from junk_leads.steps.pages.summary import Meaning, percentages_line, summarise, summary_markdown, summary_text
-from junk_leads.steps.scoring.scoring import explain_features, score_features, write_scored_file
+from junk_leads.steps.scoring.scored_file import write_scored_file
+from junk_leads.steps.scoring.scoring import explain_features, score_features
 from junk_leads.stores.drops.trusting import warnings_of
 from junk_leads.stores.making import write_whole
 from junk_leads.stores.warehouse import by_kind_of, has_table, rows_of, stored_of

@@ -43,6 +43,8 @@ INFLATED_LARGEST = Cap("JUNK_LEADS_INFLATED_LARGEST", 16 << 30, "bytes")
 INFLATED_RATIO = Cap("JUNK_LEADS_INFLATED_RATIO", 100, "times its size")
 CAPS = (LONGEST_LINE, LONGEST_RECORD, LONGEST_FIELD, MOST_COLUMNS, MOST_DAMAGED, INFLATED_LARGEST, INFLATED_RATIO)
 INFLATED_FREE = 64 << 20  # bytes
+LINE = "line"  # the column of whole lines
+_NO_TEXT = b"\1"  # a byte that hardly any text holds
 REREADS = 16  # a block whose damaged quotes ask for more readings than this refuses the file
 
 SIGNATURES = (
@@ -148,7 +150,9 @@ def batches(delivered: Delivered, rows: Rows) -> Iterator[pa.RecordBatch]:
             number, line, rest = number + len(records), line + used, "".join(lines[used:]).encode()
 
 
-def parse(data: bytes, width: int, kinds: dict[int, pa.DataType], nulls: Sequence[str]) -> pa.RecordBatch | None:
+def parse(
+    data: bytes, width: int, kinds: dict[int, pa.DataType], nulls: Sequence[str], delimiter: str = ","
+) -> pa.RecordBatch | None:
     """The columns at these places of a plain block, named by place, as Arrow converts them.
 
     None if there is no row, a line is ragged or a cell does not convert.
@@ -161,7 +165,7 @@ def parse(data: bytes, width: int, kinds: dict[int, pa.DataType], nulls: Sequenc
         strings_can_be_null=True,
     )
     whole = arrow_csv.ReadOptions(column_names=names, block_size=len(data) + 1)
-    unquoted = arrow_csv.ParseOptions(quote_char=False, double_quote=False)
+    unquoted = arrow_csv.ParseOptions(delimiter=delimiter, quote_char=False, double_quote=False)
     try:
         table = arrow_csv.read_csv(pa.BufferReader(data), whole, unquoted, convert)
     except pa.ArrowInvalid:
@@ -170,23 +174,29 @@ def parse(data: bytes, width: int, kinds: dict[int, pa.DataType], nulls: Sequenc
 
 
 class TextRows:
-    """Rows as the raw text of every delivered column, c0, c1, ...; those that do not split are left out."""
+    """Rows as the raw text of every delivered column, c0, c1, ...; those that do not split are left out.
+
+    Last the whole `line` of a row, where it is these texts with commas between them, and null where it may not be.
+    """
 
     def __init__(self, width: int) -> None:
         self.width = width
-        names = [f"c{place}" for place in range(width)]
+        names = [*(f"c{place}" for place in range(width)), LINE]
         self.schema = pa.schema({"lead_number": pa.int64()} | dict.fromkeys(names, pa.string()))
 
     def quick(self, data: bytes) -> Sequence[pa.Array] | None:
         """See Rows."""
         batch = parse(data, self.width, dict.fromkeys(range(self.width), pa.string()), nulls=())
-        return batch and batch.columns
+        if batch is None:
+            return None
+        lines = None if _NO_TEXT in data else parse(data, 1, {0: pa.string()}, nulls=(), delimiter=_NO_TEXT.decode())
+        return [*batch.columns, lines.column(0) if lines is not None else pa.nulls(len(batch), pa.string())]
 
     def careful(self, records: list[Record], lines: list[str], number: int, line: int) -> Iterator[pa.RecordBatch]:
         """See Rows."""
         kept = [(number + i, *record.fields) for i, record in enumerate(records) if record.fault is None]
         if kept:
-            columns = [pa.array(cells) for cells in zip(*kept, strict=True)]
+            columns = [*(pa.array(cells) for cells in zip(*kept, strict=True)), pa.nulls(len(kept), pa.string())]
             yield pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
 

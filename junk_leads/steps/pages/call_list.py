@@ -17,9 +17,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from junk_leads.steps.leads.splitting import LINE
 from junk_leads.steps.learning.grading import GRADES
 from junk_leads.steps.scoring.reasons import SEPARATOR, STRONGEST, city_name
-from junk_leads.steps.scoring.scoring import inert_cell
+from junk_leads.steps.scoring.scored_file import inert_cell
 from junk_leads.steps.watching.profiles import CODES
 
 CHANNEL = f"concat_ws(' / ', {', '.join(CODES)})"  # SQL for how a cleaned lead came
@@ -98,7 +99,7 @@ def _cells_of(numbers: Sequence[int], delivered: Iterable[pa.RecordBatch]) -> di
         if len(found) == len(numbers):
             break
         kept = batch.filter(pc.is_in(batch["lead_number"], wanted))
-        columns = [column.to_pylist() for column in kept.columns]
+        columns = [kept[name].to_pylist() for name in kept.schema.names if name != LINE]
         for number, *cells in zip(*columns, strict=True):
             found[number] = tuple(cell or "" for cell in cells)
     return found

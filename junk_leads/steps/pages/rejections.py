@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 
-from junk_leads.steps.scoring.scoring import FORMULA_STARTS
+from junk_leads.steps.scoring.scored_file import FORMULA_STARTS
 
 MOST_REASONS = 3
 _STARTS = ", ".join(f"chr({ord(start)})" for start in FORMULA_STARTS)

@@ -22,7 +22,7 @@ import duckdb
 from junk_leads.errors import CodesRefused
 from junk_leads.home import Home
 from junk_leads.steps.leads.cleaning import level_key
-from junk_leads.steps.scoring.scoring import FORMULA_STARTS, inert_cell
+from junk_leads.steps.scoring.scored_file import FORMULA_STARTS, inert_cell
 from junk_leads.steps.watching.codes import Proposal
 from junk_leads.steps.watching.profiles import CODES, ONE_OF_THE_RARE
 from junk_leads.stores.ledger import now, opened
