@@ -16,14 +16,17 @@ import os
 import subprocess
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Thread
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from junk_leads.capacity import importing, memory_limit
 
@@ -33,12 +36,14 @@ if TYPE_CHECKING:
     from junk_leads.defs.expectations.suites import Expectation
 
 Made = TypeVar("Made")
+Results: TypeAlias = list[dict[str, Any]]
 
 EXAMPLES = 20
 # Half of what Great Expectations imports, which no expectation of a suite uses: charts and distributions, which the
 # worker imports when they are first used, and databases, which are extras of it.
 LATER, LEFT_OUT = ("altair", "scipy.stats"), ("google", "sqlalchemy")
 _worker: Connection | None = None
+_under_way: deque[list[Any]] = deque()  # for each thing that it was told to make, in order, where that is put
 
 
 @contextmanager
@@ -62,6 +67,7 @@ def worker_beside() -> Iterator["subprocess.Popen[bytes] | None"]:
 
 def _started() -> "subprocess.Popen[bytes] | None":
     global _worker
+    _under_way.clear()
     quiet = subprocess.DEVNULL  # who reads what this command writes need not wait for the worker's end
     with suppress(OSError):
         worker, its_end = Pipe()
@@ -73,26 +79,34 @@ def _started() -> "subprocess.Popen[bytes] | None":
     return None
 
 
-def ask(expectations: Sequence["Expectation"], frame: "pd.DataFrame", told: str) -> list[dict[str, Any]]:
+def ask(expectations: Sequence["Expectation"], frame: "pd.DataFrame", told: str) -> Results:
     """Great Expectations' own results on one frame held in memory, as JSON values, in the order of `expectations`.
 
     `told` is its result format. How many rows must be as expected (`mostly`) is not its to say: it sees no rows. Raises
     ValueError for an expectation that could not run.
     """
-    return beside(partial(_ask_here, expectations, frame, told))()
+    return asked(expectations, frame, told)()
+
+
+def asked(expectations: Sequence["Expectation"], frame: "pd.DataFrame", told: str) -> Callable[[], Results]:
+    """Ask as `ask` does; what is returned waits for the answer, so that more can be asked or done meanwhile."""
+    return beside(partial(_ask_here, expectations, frame, told))
 
 
 def beside(call: Callable[[], Made]) -> Callable[[], Made]:
-    """Have the worker make something; what is returned waits for it, gives it, and is called before anything else is.
+    """Have the worker make something, after what it was told before; what is returned waits for it and gives it.
 
     `call` and what it makes can be pickled. Where there is no worker, or it does not answer, it is made here.
     """
+    made: list[Made] = []
     if not _told_worker(lambda worker: worker.send(call)):
         return call
+    _under_way.append(made)
 
     def given() -> Made:
-        made: list[Made] = []
-        return made[0] if _told_worker(lambda worker: made.append(worker.recv())) else call()
+        while not made and _told_worker(lambda worker: _under_way[0].append(worker.recv())):
+            _under_way.popleft()
+        return made[0] if made else call()
 
     return given
 
@@ -116,7 +130,7 @@ def warm_up() -> None:
     _batches().get_batch(batch_parameters={"dataframe": pd.DataFrame()})
 
 
-def _ask_here(expectations: Sequence["Expectation"], frame: "pd.DataFrame", told: str) -> list[dict[str, Any]]:
+def _ask_here(expectations: Sequence["Expectation"], frame: "pd.DataFrame", told: str) -> Results:
     batch = _batches().get_batch(batch_parameters={"dataframe": frame})
     from great_expectations import ExpectationSuite
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
@@ -178,10 +192,21 @@ def main() -> None:
     sys.modules |= dict.fromkeys(LEFT_OUT)  # type: ignore[arg-type]  # as if they were not installed
     with importing():
         warm_up()
-    asking = Connection(int(sys.argv[1]))
-    with suppress(EOFError, OSError):
-        while True:
-            asking.send(asking.recv()())
+    asking, calls = Connection(int(sys.argv[1])), SimpleQueue[Callable[[], Any] | None]()
+    Thread(target=_take, args=(asking, calls), daemon=True).start()
+    with suppress(OSError):
+        for call in iter(calls.get, None):
+            asking.send(call())
+
+
+def _take(asking: Connection, calls: "SimpleQueue[Callable[[], Any] | None]") -> None:
+    """Take what is asked as soon as it comes: who asks more than the pipe holds, unanswered, is not kept waiting."""
+    try:
+        with suppress(EOFError, OSError):
+            while True:
+                calls.put(asking.recv())
+    finally:  # also when what is asked is not understood
+        calls.put(None)
 
 
 if __name__ == "__main__":

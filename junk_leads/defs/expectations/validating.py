@@ -6,14 +6,14 @@ Great Expectations itself (`asking.py`), Dagster (`../checks.py` makes asset che
 """
 
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import duckdb
 import numpy as np
 
-from junk_leads.defs.expectations.asking import ask
+from junk_leads.defs.expectations.asking import ask, asked
 from junk_leads.defs.expectations.suites import Expectation, looks_of
 from junk_leads.engine.tallies import Tally
 
@@ -46,31 +46,36 @@ class Evidence:
 
 
 def validate(expectations: tuple[Expectation, ...], frames: Mapping[str, Frame]) -> list[Evidence]:
-    """Run expectations over the frames they name; returns the evidence in the order of `expectations`.
+    """Run expectations over the frames they name; returns the evidence in the order of `expectations`."""
+    return validating(expectations, frames)()
+
+
+def validating(expectations: tuple[Expectation, ...], frames: Mapping[str, Frame]) -> Callable[[], list[Evidence]]:
+    """Look at the frames that expectations name, one after the other, and ask; what is returned waits for the evidence.
 
     A column's expectations see each distinct value once, and what they find is counted in rows, so rows stay inside
     DuckDB, however many they are; a table's (columns, row count) see its columns and its length.
     """
-    found: dict[int, Evidence] = {}
-    columns = []
     looks = looks_of(expectations)
-    seen = {
-        name: Tally.of(frame, looks.get(name, {})) if isinstance(frame, duckdb.DuckDBPyRelation) else frame
-        for name, frame in frames.items()
-    }
-    for name, column in dict.fromkeys((e.on, e.kwargs.get("column")) for e in expectations):
-        mine = [e for e in expectations if (e.on, e.kwargs.get("column")) == (name, column)]
-        if column:
-            columns.append(_Column(mine, *_distinct_values(seen[name], column)))
-        else:
-            found |= {id(e): evidence for e, evidence in zip(mine, _of_table(mine, seen[name]), strict=True)}
-    alike: dict[Hashable, list[_Column]] = {}
-    for one in columns:
-        alike.setdefault(one.asked(), []).append(one)
-    for group in alike.values():
-        for one, passed in zip(group, _passed(group), strict=True):
-            found |= {id(e): x for e, x in zip(one.expectations, _of_column(one, passed), strict=True)}
-    return [found[id(e)] for e in expectations]
+    under_way: list[Callable[[], Iterator[tuple[Expectation, Evidence]]]] = []
+    for name, frame in frames.items():
+        mine = [e for e in expectations if e.on == name]
+        seen = Tally.of(frame, looks.get(name, {})) if isinstance(frame, duckdb.DuckDBPyRelation) else frame
+        alike: dict[Hashable, list[_Column]] = {}
+        for column in dict.fromkeys(e.kwargs.get("column") for e in mine):
+            of_column = [e for e in mine if e.kwargs.get("column") == column]
+            if column:
+                one = _Column(of_column, *_distinct_values(seen, column))
+                alike.setdefault(one.asked(), []).append(one)
+            else:
+                under_way.append(_of_table(of_column, seen))
+        under_way.extend(map(_of_columns, alike.values()))
+
+    def collected() -> list[Evidence]:
+        found = {id(e): evidence for given in under_way for e, evidence in given()}
+        return [found[id(e)] for e in expectations]
+
+    return collected
 
 
 @dataclass(frozen=True)
@@ -91,32 +96,47 @@ class _Column:
         return json.dumps([str(self.values.dtypes.iloc[0]), what], default=str)
 
 
-def _passed(alike: Sequence[_Column]) -> list[list[bool]]:
-    """Whether each expectation of each of these columns is met by all of its values.
+def _of_columns(alike: Sequence[_Column]) -> Callable[[], Iterator[tuple[Expectation, Evidence]]]:
+    """Ask whether each expectation of each of these columns is met by all of its values; then there is the evidence.
 
     What is expected of every value is met by those of all columns when it is met by those of each. So they are asked
     together first, and each by itself where that failed.
     """
     import pandas as pd
 
-    first = alike[0]
+    first, values = alike[0], alike[0].values
     if len(alike) > 1:
-        (name,) = first.values.columns
-        together = pd.concat([one.values.set_axis([name], axis=1) for one in alike], ignore_index=True)
-        if all(found["success"] for found in ask(first.expectations, together, "BOOLEAN_ONLY")):
-            return [[True] * len(one.expectations) for one in alike]
-    return [[bool(f["success"]) for f in ask(one.expectations, one.values, "BOOLEAN_ONLY")] for one in alike]
+        values = pd.concat([one.values.set_axis(values.columns, axis=1) for one in alike], ignore_index=True)
+    together = asked(first.expectations, values, "BOOLEAN_ONLY")
+
+    def evidence() -> Iterator[tuple[Expectation, Evidence]]:
+        found = together()
+        if len(alike) == 1 or all(answer["success"] for answer in found):
+            answers = [found] * len(alike)
+        else:
+            each = [asked(one.expectations, one.values, "BOOLEAN_ONLY") for one in alike]
+            answers = [answer() for answer in each]
+        for one, of_one in zip(alike, answers, strict=True):
+            passed = [bool(answer["success"]) for answer in of_one]
+            yield from zip(one.expectations, _of_column(one, passed), strict=True)
+
+    return evidence
 
 
-def _of_table(expectations: list[Expectation], frame: Seen) -> Iterator[Evidence]:
+def _of_table(expectations: list[Expectation], frame: Seen) -> Callable[[], Iterator[tuple[Expectation, Evidence]]]:
     import pandas as pd
 
     columns, length = (frame, 0) if isinstance(frame, tuple) else (frame.columns, len(frame))
     heads, lengths = pd.DataFrame(columns=columns), pd.DataFrame(index=pd.RangeIndex(length))
-    for e in expectations:
-        (found,) = ask([e], lengths if "row_count" in e.type else heads, "COMPLETE")
-        observed = found["result"].get("details", {}).get("mismatched") or found["result"].get("observed_value")
-        yield Evidence(e, bool(found["success"]), observed)
+    answers = [asked([e], lengths if "row_count" in e.type else heads, "COMPLETE") for e in expectations]
+
+    def evidence() -> Iterator[tuple[Expectation, Evidence]]:
+        for e, answer in zip(expectations, answers, strict=True):
+            (found,) = answer()
+            observed = found["result"].get("details", {}).get("mismatched") or found["result"].get("observed_value")
+            yield e, Evidence(e, bool(found["success"]), observed)
+
+    return evidence
 
 
 def _of_column(one: _Column, passed: Sequence[bool]) -> Iterator[Evidence]:
