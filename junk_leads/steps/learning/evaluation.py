@@ -7,6 +7,7 @@ What lives here: the random and the temporal split, learning and measuring on bo
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -95,14 +96,15 @@ class Evaluating:
     def evaluated(self, encoder: Encoder, grades: Mapping[str, float]) -> Evaluated:
         """Its end: the models, and what they say of leads held out; `grades` are the least probability of each."""
         aim = self.aim
-        judged_by_time, judged_at_random, model = self.learning.learned()
-        splits = {}
-        # the temporal one last: it is kept
-        for split, judged in ((self.random, judged_at_random), (self.temporal, judged_by_time)):
-            test = self.data.take(split.test)
-            probabilities = judged.predict(test)
-            splits[split.name] = _measured(test.labels, probabilities, test.counts, judged, aim)
-        splits["rolling"] = _measured(model.labels, model.validation, model.counts, model, aim)
+        judged, judged_at_random, model = self.learning.learned()
+        test, at_random = self.data.take(self.temporal.test), self.data.take(self.random.test)
+        probabilities = judged.predict(test)
+        sliced = self.learning.beside(partial(measure_slices, test, encoder, probabilities, judged.threshold))
+        splits = {
+            self.random.name: _measured(at_random, judged_at_random.predict(at_random), judged_at_random, aim),
+            self.temporal.name: _measured(test, probabilities, judged, aim),
+            "rolling": _measured(model, model.validation, model, aim),
+        }
         weeks = {}
         for number, name in enumerate(model.folds):
             week = model.fold == number
@@ -110,7 +112,7 @@ class Evaluating:
         report = Report(
             splits,
             weeks,
-            measure_slices(test, encoder, probabilities, judged.threshold),
+            sliced(),
             gains(test.labels, probabilities, test.counts),
             grade_table(test.labels, probabilities, test.counts, grades),
             expected_gain(test.labels, probabilities, aim.costs, aim.true_share, test.counts) if aim.costs else (),
@@ -156,14 +158,14 @@ def evaluate(
 
 
 def _measured(
-    labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray, judged: Learned, aim: Aim
+    leads: LabelledFeatures | Learned, probabilities: np.ndarray, judged: Learned, aim: Aim
 ) -> dict[str, Interval]:
     """The metrics, and where a true share is set, the mean that probabilities corrected for it have over leads
     weighted to that share.
     """
-    found = measure(labels, probabilities, judged.threshold, counts)
+    found = measure(leads.labels, probabilities, judged.threshold, leads.counts)
     if aim.true_share is None:
         return found
     told = correct_base_rate(probabilities, judged.share, aim.true_share)
-    mean = float(np.average(told, weights=population_weights(labels, aim.true_share, counts)))
+    mean = float(np.average(told, weights=population_weights(leads.labels, aim.true_share, leads.counts)))
     return {**found, "corrected_mean": Interval(mean, mean, mean)}
