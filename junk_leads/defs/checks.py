@@ -11,7 +11,7 @@ blocking check never reach the table, so a refused drop stays refused for whoeve
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import duckdb
 
 from junk_leads.capacity import failures_told
 from junk_leads.defs.expectations.suites import Suite, load_suite
-from junk_leads.defs.expectations.validating import Evidence, Frame, validating
+from junk_leads.defs.expectations.validating import Evidence, Frame, validate
 from junk_leads.defs.recovery import skip_checks
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
@@ -54,30 +54,16 @@ def evaluate(
     `found` has better words than the evidence's own, by check, for what was found. Checks that look only at frames that
     are not at hand are left out.
     """
-    return evaluating(suite, frames, found)()
-
-
-def evaluating(
-    suite: Suite, frames: Mapping[str, Frame], found: Mapping[str, str] | None = None
-) -> Callable[[], list[dg.AssetCheckResult]]:
-    """Begin to run a suite as `evaluate` does, and look at all that it looks at; what is returned has the results."""
     started = time.perf_counter()
     expectations = tuple(e for e in suite.expectations if e.on in frames)
-    given = validating(expectations, frames)
-    begun = time.perf_counter() - started
-
-    def collected() -> list[dg.AssetCheckResult]:
-        started = time.perf_counter()
-        evidence = given()
-        checks = dict.fromkeys(e.check for e in expectations)
-        results = [
-            check_result(suite, check, [x for x in evidence if x.expectation.check == check], (found or {}).get(check))
-            for check in checks
-        ]
-        seconds = dg.MetadataValue.float((begun + time.perf_counter() - started) / max(len(results), 1))
-        return [result._replace(metadata={**result.metadata, "seconds": seconds}) for result in results]
-
-    return collected
+    evidence = validate(expectations, frames)
+    checks = dict.fromkeys(e.check for e in expectations)
+    results = [
+        check_result(suite, check, [x for x in evidence if x.expectation.check == check], (found or {}).get(check))
+        for check in checks
+    ]
+    seconds = dg.MetadataValue.float((time.perf_counter() - started) / max(len(results), 1))
+    return [result._replace(metadata={**result.metadata, "seconds": seconds}) for result in results]
 
 
 def check_result(suite: Suite, check: str, evidence: list[Evidence], found: str | None = None) -> dg.AssetCheckResult:

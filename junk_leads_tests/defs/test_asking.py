@@ -1,6 +1,7 @@
 """Great Expectations asked in a process beside this one: the same answers, and what happens when it is lost."""
 
 import errno
+import operator
 import os
 import subprocess
 import sys
@@ -114,6 +115,39 @@ def test_what_the_worker_does_not_make_is_made_here(worker: "subprocess.Popen[by
     if when == "while it is at it":
         worker.kill()
     assert made() == os.getpid()
+
+
+def test_what_is_asked_at_once_is_answered_each_by_its_own_whichever_is_waited_for_first(
+    worker: "subprocess.Popen[bytes]",
+) -> None:
+    given = {n: asking.beside(partial(operator.mul, n, 2)) for n in range(50)}
+    assert [given[n]() for n in (49, 0, *range(1, 49))] == [98, 0, *range(2, 98, 2)]
+    assert [given[7](), given[7]()] == [14, 14]
+
+
+def test_more_may_be_asked_at_once_than_the_pipe_holds(worker: "subprocess.Popen[bytes]") -> None:
+    much = bytes(1 << 20)  # of a question and of its answer
+    given = [asking.beside(partial(operator.add, much, bytes([n]))) for n in range(20)]
+    assert [waited()[-1] for waited in given] == list(range(20))
+
+
+def test_what_was_asked_of_a_worker_that_is_lost_is_all_made_here(worker: "subprocess.Popen[bytes]") -> None:
+    given = [asking.beside(partial(_only_in, os.getpid(), there=3_600)) for _ in range(3)]
+    worker.kill()
+    assert [waited() for waited in reversed(given)] == [os.getpid()] * 3
+    assert asking.ask(*asked("days"), "COMPLETE") == asking._ask_here(*asked("days"), "COMPLETE")
+
+
+def test_answers_that_nobody_waited_for_are_not_taken_for_those_of_the_next_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.delitem(sys.modules, "great_expectations", raising=False)
+    with asking.worker_beside():
+        asking.beside(partial(operator.mul, 1, 2))
+    with asking.worker_beside() as process:
+        assert process is not None
+        assert asking.beside(partial(operator.mul, 3, 2))() == 6
 
 
 def _only_in(pid: int, *, there: float) -> int:

@@ -380,10 +380,7 @@ def cleaned_leads_checks(
         rows_unaccounted=abs(delivered - duplicates - count_of(cleaned)),
         duplicate_share=duplicates / max(delivered, 1),
     )
-    frames: dict[str, Frame] = {
-        **_frames(con, cleaned),
-        "account": account,
-    }
+    frames: dict[str, Frame] = {"account": account, **_frames(con, cleaned)}
     return evaluate(load_suite("cleaned_leads"), frames)
 
 
@@ -437,8 +434,5 @@ def interaction_groups_checks(
         if isinstance(groups, MadeTable)
         else {"rows": groups, "differences": accounting.sum_differences(con, groups, leads, SCHEMA)}
     )
-    frames: dict[str, Frame] = {
-        **seen,
-        "account": accounting.one_row(con, rows_unaccounted=unaccounted),
-    }
+    frames: dict[str, Frame] = {"account": accounting.one_row(con, rows_unaccounted=unaccounted), **seen}
     return evaluate(load_suite("interaction_groups"), frames)

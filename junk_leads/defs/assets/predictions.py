@@ -114,7 +114,7 @@ def predictions_checks(con: duckdb.DuckDBPyConnection, scored: Output, leads: in
         rows_unaccounted=abs(leads - rows),
         distinct_probabilities=distinct if rows >= accounting.TELLING_DROP else 2,
     )
-    return evaluate(load_suite("predictions"), {"rows": seen, "account": account})
+    return evaluate(load_suite("predictions"), {"account": account, "rows": seen})
 
 
 @dg.asset(**declared("prediction_summary", GROUP, {"duckdb"}))

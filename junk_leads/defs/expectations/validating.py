@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Seen: TypeAlias = Tally | tuple[str, ...]  # what is looked at of rows, or columns
 Frame: TypeAlias = duckdb.DuckDBPyRelation | Seen
+Asked: TypeAlias = Callable[[], Iterator[tuple[Expectation, "Evidence"]]]  # waits for the answers
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,14 @@ class Evidence:
 
 
 def validate(expectations: tuple[Expectation, ...], frames: Mapping[str, Frame]) -> list[Evidence]:
-    """Run expectations over the frames they name; returns the evidence in the order of `expectations`."""
-    return validating(expectations, frames)()
-
-
-def validating(expectations: tuple[Expectation, ...], frames: Mapping[str, Frame]) -> Callable[[], list[Evidence]]:
-    """Look at the frames that expectations name, one after the other, and ask; what is returned waits for the evidence.
+    """Run expectations over the frames they name; returns the evidence in the order of `expectations`.
 
     A column's expectations see each distinct value once, and what they find is counted in rows, so rows stay inside
-    DuckDB, however many they are; a table's (columns, row count) see its columns and its length.
+    DuckDB, however many they are; a table's (columns, row count) see its columns and its length. What is asked of a
+    frame is answered while the next one is looked at.
     """
     looks = looks_of(expectations)
-    under_way: list[Callable[[], Iterator[tuple[Expectation, Evidence]]]] = []
+    under_way: list[Asked] = []
     for name, frame in frames.items():
         mine = [e for e in expectations if e.on == name]
         seen = Tally.of(frame, looks.get(name, {})) if isinstance(frame, duckdb.DuckDBPyRelation) else frame
@@ -70,12 +67,8 @@ def validating(expectations: tuple[Expectation, ...], frames: Mapping[str, Frame
             else:
                 under_way.append(_of_table(of_column, seen))
         under_way.extend(map(_of_columns, alike.values()))
-
-    def collected() -> list[Evidence]:
-        found = {id(e): evidence for given in under_way for e, evidence in given()}
-        return [found[id(e)] for e in expectations]
-
-    return collected
+    found = {id(e): evidence for given in under_way for e, evidence in given()}
+    return [found[id(e)] for e in expectations]
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,7 @@ class _Column:
         return json.dumps([str(self.values.dtypes.iloc[0]), what], default=str)
 
 
-def _of_columns(alike: Sequence[_Column]) -> Callable[[], Iterator[tuple[Expectation, Evidence]]]:
+def _of_columns(alike: Sequence[_Column]) -> Asked:
     """Ask whether each expectation of each of these columns is met by all of its values; then there is the evidence.
 
     What is expected of every value is met by those of all columns when it is met by those of each. So they are asked
@@ -123,7 +116,7 @@ def _of_columns(alike: Sequence[_Column]) -> Callable[[], Iterator[tuple[Expecta
     return evidence
 
 
-def _of_table(expectations: list[Expectation], frame: Seen) -> Callable[[], Iterator[tuple[Expectation, Evidence]]]:
+def _of_table(expectations: list[Expectation], frame: Seen) -> Asked:
     import pandas as pd
 
     columns, length = (frame, 0) if isinstance(frame, tuple) else (frame.columns, len(frame))
