@@ -11,6 +11,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from junk_leads.errors import TrainingRefused
@@ -24,13 +26,12 @@ from junk_leads.steps.leads.kinds import kinds_of_leads
 from junk_leads.steps.leads.levels import learn_significant_levels
 from junk_leads.steps.leads.reading import read_leads
 from junk_leads.steps.learning.evaluation import evaluate
+from junk_leads.steps.learning.leaks import auc_of_values, leaking_columns, leaking_delivered
 from junk_leads.steps.learning.training import (
     LabelledFeatures,
     Recipe,
     features_side_by_side,
     labelled_features,
-    leaking_columns,
-    leaking_delivered,
     refuse_unfit,
     train_booster,
 )
@@ -252,6 +253,18 @@ def test_levels_that_together_copy_the_label_are_found_by_their_column() -> None
         "first_platform_c_others": (labels * (1 - ends)).astype(np.int8),
     }
     assert leaking_columns(some_data(**block), ENCODER, leak_auc=0.99) == {"first_platform_c": 1.0}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=8))
+def test_how_well_a_column_tells_labels_apart_is_the_auc_that_scikit_learn_finds(values: list[tuple[int, int]]) -> None:
+    genuine, junk = np.array(values, dtype=float).T + 0.0
+    assume(genuine.sum() and junk.sum())
+    everyone = genuine + junk
+    shares = np.divide(genuine, everyone, out=np.zeros(len(everyone)), where=everyone > 0)
+    weights = np.concatenate([genuine, junk])
+    expected = roc_auc_score(np.repeat([1, 0], len(shares)), np.tile(shares, 2), sample_weight=weights)
+    assert auc_of_values(everyone, genuine) == pytest.approx(expected, abs=1e-12)
 
 
 # Fitting

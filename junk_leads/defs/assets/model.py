@@ -24,14 +24,8 @@ from junk_leads.reference import model_settings
 from junk_leads.steps.boosting import refuse_unknown_parameters
 from junk_leads.steps.leads.encoding import Encoder
 from junk_leads.steps.learning.evaluation import Report, evaluating
-from junk_leads.steps.learning.training import (
-    LabelledFeatures,
-    Recipe,
-    labelled_features,
-    leaking_columns,
-    leaking_delivered,
-    refuse_unfit,
-)
+from junk_leads.steps.learning.leaks import leaking_columns, leaking_delivered
+from junk_leads.steps.learning.training import LabelledFeatures, Recipe, labelled_features, refuse_unfit
 from junk_leads.steps.learning.tuning import recipe_of
 from junk_leads.steps.learning.validation import Aim
 from junk_leads.steps.pages.plots import as_markdown_image, plot_training

@@ -109,7 +109,6 @@ def _metrics(kinds: np.ndarray, genuine: np.ndarray, junk: np.ndarray, threshold
     leads, ones = everyone.sum(axis=1), genuine.sum(axis=1)
     zeros = leads - ones
     with np.errstate(divide="ignore", invalid="ignore"):
-        below = np.cumsum(junk, axis=1) - junk
         found = genuine[:, ::-1].cumsum(axis=1)
         precision_from = found / everyone[:, ::-1].cumsum(axis=1)
         clipped = np.clip(kinds, np.finfo(float).eps, 1 - np.finfo(float).eps)
@@ -121,7 +120,7 @@ def _metrics(kinds: np.ndarray, genuine: np.ndarray, junk: np.ndarray, threshold
         taken = np.diff(best, axis=1, prepend=0.0)
         rate = genuine[:, ::-1] / np.maximum(everyone[:, ::-1], 1)
         return {
-            "auc": (genuine * (below + junk / 2)).sum(axis=1) / (ones * zeros),
+            "auc": area_under_curve(genuine, junk),
             "average_precision": np.nansum(genuine[:, ::-1] * precision_from, axis=1) / ones,
             "brier": (genuine @ (1 - kinds) ** 2 + junk @ kinds**2) / leads,
             "log_loss": -(genuine @ np.log(clipped) + junk @ np.log(1 - clipped)) / leads,
@@ -135,6 +134,16 @@ def _metrics(kinds: np.ndarray, genuine: np.ndarray, junk: np.ndarray, threshold
             "junk_removed": 1 - alarms / zeros,
             "lift_of_best_tenth": (taken * rate).sum(axis=1) / (leads / 10) / (ones / leads),
         }
+
+
+def area_under_curve(genuine: np.ndarray, junk: np.ndarray) -> np.ndarray:
+    """The area under the ROC curve of counts (..., g) by what tells them apart, rising; NaN without one of the classes.
+
+    How often a genuine lead stands above a junk one; the same value counts half.
+    """
+    below = np.cumsum(junk, axis=-1) - junk
+    area: np.ndarray = (genuine * (below + junk / 2)).sum(axis=-1) / (genuine.sum(axis=-1) * junk.sum(axis=-1))
+    return area
 
 
 def _calibration_error(kinds: np.ndarray, genuine: np.ndarray, everyone: np.ndarray) -> np.ndarray:
