@@ -7,6 +7,7 @@ import dataclasses
 import html
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
 from importlib.resources import files
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pytest
 
 from junk_leads.defs.assets import experiments, features, leads, model, outcomes, predictions
-from junk_leads.defs.checks import check_specs, evaluate, evidence_table, inert, plain_failures, publish, refusal
+from junk_leads.defs.checks import check_specs, evaluate, evidence_table, inert, plain_failures, publish, refusal, timed
 from junk_leads.defs.expectations.asking import EXAMPLES
 from junk_leads.defs.expectations.suites import Expectation, Suite, load_suite
 from junk_leads.defs.expectations.validating import Evidence, validate
@@ -780,6 +781,17 @@ def test_what_is_found_in_distinct_values_is_counted_in_rows(con: duckdb.DuckDBP
         ("yes", "5", "0", "0 %", ""),
         ("yes", "['x']", "0", "0 %", ""),
     ]
+
+
+def test_what_is_looked_up_for_checks_is_among_what_they_cost(con: duckdb.DuckDBPyConnection) -> None:
+    @timed
+    def slow_checks(seconds: float) -> list[dg.AssetCheckResult]:
+        time.sleep(seconds)
+        return evaluate(SUITE, {"rows": con.sql("SELECT 1 AS x")}) * 2
+
+    told = [result.metadata["seconds"].value for result in slow_checks(0.2)]
+    assert len(told) == 2
+    assert sum(told) >= 0.2
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from junk_leads.defs.assets import DROPS, INFERENCE_PIPELINE, TRAINING_PIPELINE, declared, lineage
 from junk_leads.defs.assets.champion import tell_of_champion
-from junk_leads.defs.checks import check_specs, evaluate, plain_failures, publish, stage, tell
+from junk_leads.defs.checks import check_specs, evaluate, plain_failures, publish, stage, tell, timed
 from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.labelled_drops import LABELLED_DROPS, looked_at
@@ -68,6 +68,7 @@ def lead_counts(
         yield from publish(counts, lead_counts_checks(con, new, accounting.count(labelled)), metadata)
 
 
+@timed
 def lead_counts_checks(
     con: duckdb.DuckDBPyConnection, counts: duckdb.DuckDBPyRelation, leads: int
 ) -> list[dg.AssetCheckResult]:
@@ -184,6 +185,7 @@ def encoded_features(
         yield from publish(outputs, results, {**metadata, **trust.metadata})
 
 
+@timed
 def encoded_features_checks(
     con: duckdb.DuckDBPyConnection,
     encoded: ByKind | MadeTable,

@@ -24,6 +24,7 @@ from junk_leads.defs.checks import (
     refusal,
     stage,
     tell,
+    timed,
 )
 from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.defs.expectations.validating import Evidence, Frame
@@ -225,6 +226,7 @@ def _read(
     return reading, raw_leads_checks(con, reading)
 
 
+@timed
 def raw_leads_checks(con: duckdb.DuckDBPyConnection, reading: Read) -> list[dg.AssetCheckResult]:
     """The checks of raw_leads, over a file as read, or the shards of a drop."""
     frames: dict[str, Frame] = {
@@ -371,6 +373,7 @@ def _told_of(code_map: CodeMap | None) -> dict[str, Any]:
     return {"code_map": code_map.id, "codes_put_back": codes, "code_map_accepted_by": code_map.who}
 
 
+@timed
 def cleaned_leads_checks(
     con: duckdb.DuckDBPyConnection, cleaned: Output, delivered: int, duplicates: int
 ) -> list[dg.AssetCheckResult]:
@@ -424,6 +427,7 @@ def interaction_groups(
         warehouse.pass_on()
 
 
+@timed
 def interaction_groups_checks(
     con: duckdb.DuckDBPyConnection, groups: Output, leads: duckdb.DuckDBPyRelation
 ) -> list[dg.AssetCheckResult]:

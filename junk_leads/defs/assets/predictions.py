@@ -13,7 +13,7 @@ from pydantic import Field
 
 from junk_leads.capacity import refuse_without_room
 from junk_leads.defs.assets import INFERENCE_PIPELINE, declared, freshness, lineage
-from junk_leads.defs.checks import evaluate, inert, plain_failures, publish
+from junk_leads.defs.checks import evaluate, inert, plain_failures, publish, timed
 from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.resources import EngineResource, HomeResource
@@ -104,6 +104,7 @@ def predictions(
         warehouse.pass_on()
 
 
+@timed
 def predictions_checks(con: duckdb.DuckDBPyConnection, scored: Output, leads: int) -> list[dg.AssetCheckResult]:
     """The checks of predictions for this many cleaned leads."""
     rows, told = count_of(scored), relation_of(con, scored)  # noqa: F841  named in the SQL below
@@ -148,6 +149,7 @@ def prediction_summary(
             log.write(percentages_line(figures))
 
 
+@timed
 def prediction_summary_checks(
     con: duckdb.DuckDBPyConnection,
     figures: dict[str, Any],
