@@ -85,10 +85,10 @@ def ask(expectations: Sequence["Expectation"], frame: "pd.DataFrame", told: str)
     `told` is its result format. How many rows must be as expected (`mostly`) is not its to say: it sees no rows. Raises
     ValueError for an expectation that could not run.
     """
-    return asked(expectations, frame, told)()
+    return ask_ahead(expectations, frame, told)()
 
 
-def asked(expectations: Sequence["Expectation"], frame: "pd.DataFrame", told: str) -> Callable[[], Results]:
+def ask_ahead(expectations: Sequence["Expectation"], frame: "pd.DataFrame", told: str) -> Callable[[], Results]:
     """Ask as `ask` does; what is returned waits for the answer, so that more can be asked or done meanwhile."""
     return beside(partial(_ask_here, expectations, frame, told))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import duckdb
 import numpy as np
 
-from junk_leads.defs.expectations.asking import ask, asked
+from junk_leads.defs.expectations.asking import ask, ask_ahead
 from junk_leads.defs.expectations.suites import Expectation, looks_of
 from junk_leads.engine.tallies import Tally
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Seen: TypeAlias = Tally | tuple[str, ...]  # what is looked at of rows, or columns
 Frame: TypeAlias = duckdb.DuckDBPyRelation | Seen
-Asked: TypeAlias = Callable[[], Iterator[tuple[Expectation, "Evidence"]]]  # waits for the answers
+Waiting: TypeAlias = Callable[[], Iterator[tuple[Expectation, "Evidence"]]]  # for the answers
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def validate(expectations: tuple[Expectation, ...], frames: Mapping[str, Frame])
     frame is answered while the next one is looked at.
     """
     looks = looks_of(expectations)
-    under_way: list[Asked] = []
+    under_way: list[Waiting] = []
     for name, frame in frames.items():
         mine = [e for e in expectations if e.on == name]
         seen = Tally.of(frame, looks.get(name, {})) if isinstance(frame, duckdb.DuckDBPyRelation) else frame
@@ -89,7 +89,7 @@ class _Column:
         return json.dumps([str(self.values.dtypes.iloc[0]), what], default=str)
 
 
-def _of_columns(alike: Sequence[_Column]) -> Asked:
+def _of_columns(alike: Sequence[_Column]) -> Waiting:
     """Ask whether each expectation of each of these columns is met by all of its values; then there is the evidence.
 
     What is expected of every value is met by those of all columns when it is met by those of each. So they are asked
@@ -100,14 +100,14 @@ def _of_columns(alike: Sequence[_Column]) -> Asked:
     first, values = alike[0], alike[0].values
     if len(alike) > 1:
         values = pd.concat([one.values.set_axis(values.columns, axis=1) for one in alike], ignore_index=True)
-    together = asked(first.expectations, values, "BOOLEAN_ONLY")
+    together = ask_ahead(first.expectations, values, "BOOLEAN_ONLY")
 
     def evidence() -> Iterator[tuple[Expectation, Evidence]]:
         found = together()
         if len(alike) == 1 or all(answer["success"] for answer in found):
             answers = [found] * len(alike)
         else:
-            each = [asked(one.expectations, one.values, "BOOLEAN_ONLY") for one in alike]
+            each = [ask_ahead(one.expectations, one.values, "BOOLEAN_ONLY") for one in alike]
             answers = [answer() for answer in each]
         for one, of_one in zip(alike, answers, strict=True):
             passed = [bool(answer["success"]) for answer in of_one]
@@ -116,12 +116,12 @@ def _of_columns(alike: Sequence[_Column]) -> Asked:
     return evidence
 
 
-def _of_table(expectations: list[Expectation], frame: Seen) -> Asked:
+def _of_table(expectations: list[Expectation], frame: Seen) -> Waiting:
     import pandas as pd
 
     columns, length = (frame, 0) if isinstance(frame, tuple) else (frame.columns, len(frame))
     heads, lengths = pd.DataFrame(columns=columns), pd.DataFrame(index=pd.RangeIndex(length))
-    answers = [asked([e], lengths if "row_count" in e.type else heads, "COMPLETE") for e in expectations]
+    answers = [ask_ahead([e], lengths if "row_count" in e.type else heads, "COMPLETE") for e in expectations]
 
     def evidence() -> Iterator[tuple[Expectation, Evidence]]:
         for e, answer in zip(expectations, answers, strict=True):
