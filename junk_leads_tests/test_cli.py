@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from os import environ
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 import typer
 from typer.core import TyperGroup
@@ -28,6 +30,7 @@ from junk_leads.cli.speaking import answer_each, named
 from junk_leads.defs.after_runs import renew_history
 from junk_leads.defs.assets import leads
 from junk_leads.home import Home
+from junk_leads.running import launching
 from junk_leads.steps.leads.generating import write_leads
 from junk_leads.stores.ledger import Ledger
 from junk_leads.stores.warehouse import RESTORE
@@ -535,6 +538,33 @@ def test_fault_73_ctrl_c_is_one_line_and_the_same_command_again_goes_on(
     assert (again.code, again.failures) == (0, [])
     assert {(d.drop, d.status) for d in Ledger(home).deliveries()} == {(f"day{n}", "accepted") for n in range(3)}
     assert junk_leads("doctor").code == 0
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("command", ["ingest", "drops"])
+def test_fault_73_ctrl_c_is_one_line_also_in_a_query_after_a_run_or_without_one(
+    junk_leads: Callable[..., Outcome],
+    write_csv: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    file = write_csv("day.csv", {"total_leads_droppped": 1})
+
+    def query_for_seconds(*_: object, **__: object) -> None:
+        interrupting = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        interrupting.start()
+        try:
+            with duckdb.connect() as con:
+                con.execute("SELECT sum(hash(a.range + b.range)) FROM range(20000) a, range(20000) b")
+        finally:
+            interrupting.join()
+
+    monkeypatch.setattr(launching, "after_runs", query_for_seconds)
+    monkeypatch.setattr("junk_leads.running.telling.told_history", query_for_seconds)
+    done = junk_leads("ingest", file) if command == "ingest" else junk_leads("drops")
+    line = "interrupted; what was finished is kept, what was under way was not stored: run the same command again"
+    assert (done.code, done.failures) == (130, [line])
+    assert "Traceback" not in done.err
 
 
 def test_on_a_terminal_many_files_are_one_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import typer
 
 from junk_leads.capacity import collect_garbage_rarely
 from junk_leads.cli import codes, deliveries, keeping, leads, models
-from junk_leads.cli.speaking import Telling, answer, refuse, tell
+from junk_leads.cli.speaking import Telling, answer, interruptible, refuse, tell
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import Home
 
@@ -69,9 +69,10 @@ def main() -> None:
     log.handlers, log.propagate = [Telling()], False
     code = 1
     try:
-        app()
-    except SystemExit as ended:
-        if ended.code != INTERRUPTED:
+        with interruptible():
+            app()
+    except (SystemExit, KeyboardInterrupt) as ended:
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
             raise
         code = INTERRUPTED
         line = "interrupted; what was finished is kept, what was under way was not stored: run the same command again"

@@ -114,7 +114,8 @@ def answer_each(
     with _bar_of(asked) as each:
         for one in each:
             try:
-                done.append(work(one))
+                with interruptible():
+                    done.append(work(one))
             except JunkLeadsError as error:
                 refused.append(str(error))
             except KeyboardInterrupt:
@@ -131,6 +132,17 @@ def answer_each(
         raise KeyboardInterrupt
     if refused:
         raise typer.Exit(1)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is an interrupt also where it falls into a query: DuckDB makes a RuntimeError of it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":
+            raise
+        raise KeyboardInterrupt from error
 
 
 @contextmanager
