@@ -83,6 +83,14 @@ def files_in_git(folder: str) -> tuple[str, ...]:
     return tuple(name for name in listed.stdout.splitlines() if (CHECKOUT / name).exists())
 
 
+def test_nothing_stands_at_the_top_of_the_checkout_that_was_left_there() -> None:
+    documents = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md"}
+    settings = {".gitignore", "Makefile", "constraints.txt", "pyproject.toml", "setup.cfg", "workspace.yaml"}
+    assert {name for name in files_in_git(".") if "/" not in name} == documents | settings
+    folders = {name.partition("/")[0] for name in files_in_git(".") if "/" in name}
+    assert folders == {".ci", "benchmarks", "data", "docs", "junk_leads", "junk_leads_tests"}
+
+
 def test_the_wheel_holds_every_file_of_the_package_and_no_other_package(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         held = [name for name in archive.namelist() if ".dist-info/" not in name]
