@@ -76,7 +76,7 @@ def memory_limit() -> int | None:
 
     Raises CapacityExceeded when the setting is no amount of memory, or too small to work with.
     """
-    text = os.environ.get(MEMORY_VARIABLE, "").strip()
+    text = _limit_set()
     if not text:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?B)", text.upper())
@@ -88,6 +88,18 @@ def memory_limit() -> int | None:
             f"{MEMORY_VARIABLE} is {text}, too little to work with; give it {told(LEAST_MEMORY)} or more"
         )
     return given - BESIDES_DUCKDB
+
+
+def has_room_beside() -> bool:
+    """Whether something may be done beside what a command does: there is a second processor, and no limit of memory.
+
+    A limit that is none is refused where it is first needed, with the drop that needs it.
+    """
+    return (os.cpu_count() or 1) > 1 and not _limit_set()
+
+
+def _limit_set() -> str:
+    return os.environ.get(MEMORY_VARIABLE, "").strip()
 
 
 def limit_memory(con: duckdb.DuckDBPyConnection) -> None:
@@ -108,7 +120,7 @@ def failures_told() -> Iterator[None]:
     except JunkLeadsError:
         raise
     except duckdb.OutOfMemoryException as error:
-        limit = os.environ.get(MEMORY_VARIABLE, "").strip()
+        limit = _limit_set()
         what = f"{MEMORY_VARIABLE} is {limit}" if limit else f"{MEMORY_VARIABLE} is not set"
         raise CapacityExceeded(
             f"the memory that DuckDB may use was not enough ({what}); nothing was stored: give it more, deliver the "

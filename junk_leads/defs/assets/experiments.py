@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from junk_leads.defs.assets import EXPERIMENT, declared
-from junk_leads.defs.checks import evaluate, plain_failures, publish
+from junk_leads.defs.checks import evaluate, plain_failures, publish, timed
 from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.resources import HomeResource
@@ -95,6 +95,7 @@ def experiment_leaderboard(
         yield from publish(table, experiment_leaderboard_checks(table), told)
 
 
+@timed
 def experiment_leaderboard_checks(table: duckdb.DuckDBPyRelation) -> list[dg.AssetCheckResult]:
     """The checks of a leaderboard."""
     best = table.aggregate("max(temporal_auc) AS best_auc")

@@ -12,7 +12,7 @@ import duckdb
 from pydantic import Field
 
 from junk_leads.defs.assets import EVALUATION, declared
-from junk_leads.defs.checks import check_specs, evaluate, plain_failures, publish, stage
+from junk_leads.defs.checks import check_specs, evaluate, plain_failures, publish, stage, timed
 from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.resources import HomeResource
@@ -84,6 +84,7 @@ def outcomes(
         yield from publish(found, results, {**told, **_numbers(fared)})
 
 
+@timed
 def outcomes_checks(con: duckdb.DuckDBPyConnection, found: duckdb.DuckDBPyRelation) -> list[dg.AssetCheckResult]:
     """The checks of outcomes."""
     leads = accounting.count(found.select("drop, lead_number").distinct())

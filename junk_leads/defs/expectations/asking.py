@@ -28,7 +28,7 @@ from threading import Thread
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from junk_leads.capacity import importing, memory_limit
+from junk_leads.capacity import has_room_beside, importing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,7 @@ def worker_beside() -> Iterator["subprocess.Popen[bytes] | None"]:
     """
     global _worker
     imported = "great_expectations" in sys.modules
-    process = None if imported or (os.cpu_count() or 1) < 2 or memory_limit() is not None else _started()
+    process = _started() if not imported and has_room_beside() else None
     try:
         yield process
     finally:

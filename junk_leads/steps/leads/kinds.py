@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from junk_leads.steps.leads.encoding import Encoder
 
 MOST_COUNTED = 5  # counts of this many and more are told together
-MOST_COUNTED = 5  # counts of this many and more are told together
 MARK = "hash({})"  # of what makes a kind
 
 

@@ -29,7 +29,8 @@ from junk_leads.steps.sql import literal
 Made = TypeVar("Made")
 LEADS_AT_ONCE = 100_000
 FORMULA_STARTS = "=+-@\t\r"
-_NO_LINE = "(^|,)[=+@\\t-]|[#\\r]"  # such a cell is put out of action, or quoted by DuckDB
+_STARTS = "".join(f"\\x{ord(start):02x}" for start in FORMULA_STARTS)
+_NO_LINE = f"(^|,)[{_STARTS}]|[#\\r]"  # such a cell is put out of action, or quoted by DuckDB
 
 
 def write_scored_file(

@@ -4,7 +4,6 @@ What lives here: a model as it scores (booster, encoder, settings). What does no
 where a model is kept (`registry.py`) and how features are made (`encoding.py`). Scoring never learns.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from junk_leads.capacity import memory_limit
+from junk_leads.capacity import has_room_beside
 from junk_leads.errors import RegistryError
 from junk_leads.reference import LeadSchema
 from junk_leads.steps.boosting import Booster
@@ -121,7 +120,7 @@ def predict_ahead(con: duckdb.DuckDBPyConnection, kinds: duckdb.DuckDBPyRelation
     """
     global _begun
     _begun = None
-    if (os.cpu_count() or 1) < 2 or memory_limit() is not None:
+    if not has_room_beside():
         return
     found = _kinds_from(con, kinds, model, 0)
     if len(found) < KINDS_AT_ONCE:
