@@ -217,8 +217,7 @@ def store(
     """
     stored: dict[str, int] = {}
     in_parts = {table: output for table, output in outputs.items() if isinstance(output, MadeTable)}
-    con.begin()
-    try:
+    with _in_any_order(con), _all_or_nothing(con):
         by_kind = [table for table in outputs if table in HELD_BY_KIND]
         for table in by_kind:
             hold_by_kind(con, table)
@@ -240,10 +239,6 @@ def store(
         if main == LAST:
             for drop in drops or ():
                 _forget_former(con, drop)
-        con.commit()
-    except BaseException:
-        con.rollback()
-        raise
     stored |= {table: stored[table + LEADS] for table in by_kind}
     for table, made in in_parts.items():
         stored[table] = made.rows
@@ -256,8 +251,7 @@ def take_back(con: duckdb.DuckDBPyConnection, drop: str) -> None:
 
     A delivery that has passed already stays; of a drop without a former one nothing is left. One transaction.
     """
-    con.begin()
-    try:
+    with _all_or_nothing(con):
         passed = content_held(con, LAST, drop)
         for main, tables in PASSED.items():
             if main == LAST or content_held(con, main, drop, passed) == passed:
@@ -273,10 +267,31 @@ def take_back(con: duckdb.DuckDBPyConnection, drop: str) -> None:
                 _copy_holding(con, _FORMER + main, main, drop)
             _hold_parts(con, main, [drop])
         _forget_former(con, drop)
+
+
+@contextmanager
+def _all_or_nothing(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """One transaction, rolled back when the block fails."""
+    con.begin()
+    try:
+        yield
         con.commit()
     except BaseException:
         con.rollback()
         raise
+
+
+@contextmanager
+def _in_any_order(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Rows are stored in any order: each thread then fills row groups of its own.
+
+    In order, row groups are cut where those of the output end, and the next checkpoint joins them all again.
+    """
+    con.execute("SET preserve_insertion_order = false")
+    try:
+        yield
+    finally:
+        con.execute("RESET preserve_insertion_order")
 
 
 def _keep_former(con: duckdb.DuckDBPyConnection, main: str, drop: str, content: str | None) -> None:
