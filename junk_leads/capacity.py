@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from junk_leads.errors import CapacityExceeded, JunkLeadsError
 from junk_leads.home import number_setting
+
+if TYPE_CHECKING:
+    import duckdb
 
 MEMORY_VARIABLE = "JUNK_LEADS_MEMORY_LIMIT"
 # The program itself with what it imports (0.5 GB), and what it holds of kinds and of a piece of a file.
@@ -31,10 +33,8 @@ _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MI
 DISK_TO_READ, DISK_TO_SCORE = 4.0, 8.0
 COMPRESSED = {".gz": 8.0, ".parquet": 10.0}  # how many times its size a file of leads is as a CSV
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
-_OF_STORES = (duckdb.Error, sqlite3.Error)
 _FULL = re.compile(r"no space left|disk is full|disk i/o error|unable to open database file|readonly database", re.I)
 _MALFORMED = re.compile(r"malformed|not a database|corrupt database|checksum", re.I)
-_DAMAGED = (duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException)
 ALWAYS_LEFT = 50 * 10**6  # bytes that nothing takes
 
 
@@ -102,7 +102,7 @@ def _limit_set() -> str:
     return os.environ.get(MEMORY_VARIABLE, "").strip()
 
 
-def limit_memory(con: duckdb.DuckDBPyConnection) -> None:
+def limit_memory(con: "duckdb.DuckDBPyConnection") -> None:
     """Set the limit on a connection's database; what does not fit is put aside on disk, beside the warehouse."""
     limit = memory_limit()
     if limit is not None:
@@ -119,13 +119,6 @@ def failures_told() -> Iterator[None]:
         yield
     except JunkLeadsError:
         raise
-    except duckdb.OutOfMemoryException as error:
-        limit = _limit_set()
-        what = f"{MEMORY_VARIABLE} is {limit}" if limit else f"{MEMORY_VARIABLE} is not set"
-        raise CapacityExceeded(
-            f"the memory that DuckDB may use was not enough ({what}); nothing was stored: give it more, deliver the "
-            "leads in several files, or free disk space below the home"
-        ) from error
     except Exception as error:
         told_error = _told_failure(error)
         if told_error is None:
@@ -134,19 +127,30 @@ def failures_told() -> Iterator[None]:
 
 
 def _told_failure(error: BaseException) -> JunkLeadsError | None:
-    """A full disk or a damaged file as it is told; None for any other error, which is a defect of the program."""
+    """Too little memory, a full disk or a damaged file as it is told; None for any other error, a defect of the program."""
+    import duckdb  # late: the process that asks Great Expectations has no store
+
+    if isinstance(error, duckdb.OutOfMemoryException):
+        limit = _limit_set()
+        what = f"{MEMORY_VARIABLE} is {limit}" if limit else f"{MEMORY_VARIABLE} is not set"
+        return CapacityExceeded(
+            f"the memory that DuckDB may use was not enough ({what}); nothing was stored: give it more, deliver the "
+            "leads in several files, or free disk space below the home"
+        )
+    of_stores = (duckdb.Error, sqlite3.Error)
+    damaged = (duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException)
     cause: BaseException | None = error
     while cause is not None:
         line = (str(cause).strip().splitlines() or [""])[0]
         first = line[:200]  # what is told of it; with a long path the reason stands behind
         if (isinstance(cause, OSError) and cause.errno in _NO_ROOM) or (
-            isinstance(cause, _OF_STORES) and _FULL.search(line)
+            isinstance(cause, of_stores) and _FULL.search(line)
         ):
             return CapacityExceeded(
                 f"the disk is full, or cannot be written ({first}); what was stored before is as it was: free some "
                 "space and run it again"
             )
-        if isinstance(cause, _DAMAGED) or (isinstance(cause, _OF_STORES) and _MALFORMED.search(line)):
+        if isinstance(cause, damaged) or (isinstance(cause, of_stores) and _MALFORMED.search(line)):
             return JunkLeadsError(
                 f"a file of the home is damaged ({first}); `junk-leads doctor` says which, and what to do"
             )
