@@ -127,7 +127,7 @@ def failures_told() -> Iterator[None]:
 
 
 def _told_failure(error: BaseException) -> JunkLeadsError | None:
-    """Too little memory, a full disk or a damaged file as it is told; None for any other error, a defect of the program."""
+    """Too little memory, a full disk or a damaged file as it is told; None for a defect of the program."""
     import duckdb  # late: the process that asks Great Expectations has no store
 
     if isinstance(error, duckdb.OutOfMemoryException):
