@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from junk_leads.capacity import importing
 from junk_leads.errors import JunkLeadsError
 from junk_leads.home import SCHEDULER_VARIABLE, Home
 from junk_leads.steps.pages.sentences import visible
@@ -166,7 +167,8 @@ def opened_platform(scheduler: str | None = None, *, checking: bool = False) -> 
     from junk_leads.defs.expectations.asking import worker_beside
 
     with worker_beside() if checking else nullcontext():
-        from junk_leads.running.launching import platform
+        with importing():
+            from junk_leads.running.launching import platform
 
         with platform(Home.from_environment(), tell) as found:
             yield found

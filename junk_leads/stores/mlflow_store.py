@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from junk_leads.capacity import importing
 from junk_leads.errors import JunkLeadsError, RegistryError
 from junk_leads.stores.making import alone, make_whole
 
@@ -103,7 +104,8 @@ def plain_errors() -> Iterator[None]:
 @lru_cache(maxsize=8)
 def client_of(uri: str, root: Path) -> "MlflowClient":
     """MLflow's client of the store below a home, which is made once, and follows the home. Raises RegistryError."""
-    from mlflow import MlflowClient
+    with importing():
+        from mlflow import MlflowClient
 
     store = root / "mlflow.db"
     if store.exists() and not (store.is_file() and store.read_bytes()[:16] in (b"", b"SQLite format 3\0")):
