@@ -1,14 +1,16 @@
 """What a machine gives: the memory limit as it is set, and room on the disk looked for before anything is written."""
 
+import gc
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from junk_leads.capacity import failures_told, memory_limit, refuse_without_room
+from junk_leads.capacity import failures_told, importing, memory_limit, refuse_without_room
 from junk_leads.errors import CapacityExceeded, JunkLeadsError
 from junk_leads.home import Home
 from junk_leads.stores.warehouse import connect
@@ -162,3 +164,17 @@ def test_a_defect_of_the_program_stays_what_it_is() -> None:
     for error in (ValueError("full"), duckdb.BinderException("no such column"), FileNotFoundError(2, "no", "x")):
         with pytest.raises(type(error)), failures_told():
             raise error
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_garbage_is_looked_for_again_after_importing_but_not_in_what_was_imported(fails: bool) -> None:
+    gc.unfreeze()
+    try:
+        with suppress(ImportError), importing():
+            assert not gc.isenabled()
+            if fails:
+                raise ImportError
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()

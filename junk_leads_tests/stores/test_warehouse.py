@@ -206,6 +206,7 @@ def test_an_output_that_fails_leaves_the_former_rows(
         keep(sql, "a", content="second")
     assert rows(con) == [("a", 1)]
     assert holds(con, "t") == {"a": "first"}
+    assert con.execute("SELECT current_setting('preserve_insertion_order')").fetchall() == [(True,)]
     keep("SELECT 'a' AS drop, 2 AS x", "a")  # and the connection can go on
     assert rows(con) == [("a", 2)]
 
