@@ -167,14 +167,13 @@ def test_a_defect_of_the_program_stays_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_garbage_is_looked_for_again_after_importing_but_not_in_what_was_imported(fails: bool) -> None:
-    gc.unfreeze()
-    try:
-        with suppress(ImportError), importing():
-            assert not gc.isenabled()
-            if fails:
-                raise ImportError
-        assert gc.isenabled()
-        assert gc.get_freeze_count() > 0
-    finally:
-        gc.unfreeze()
+def test_garbage_is_looked_for_again_after_importing_but_rarely_in_what_was_imported(fails: bool) -> None:
+    imported: list[list[str]] = []
+    with suppress(ImportError), importing():
+        assert not gc.isenabled()
+        imported.append(["a module"])
+        if fails:
+            raise ImportError
+    assert gc.isenabled()
+    assert any(found is imported[0] for found in gc.get_objects(generation=2))
+    assert gc.get_freeze_count() == 0  # all can be taken apart at the end

@@ -193,9 +193,10 @@ def main() -> None:
     home = Home(Path(sys.argv[1]).absolute())
     os.environ["JUNK_LEADS_HOME"], os.environ["DAGSTER_HOME"] = str(home.root), str(home.dagster)
     collect_garbage_rarely()  # the forked do too
-    with importing():  # which is frozen then: what is shared with the forked stays shared
+    with importing():
         warm_up()
         gc.collect()
+    gc.freeze()  # what is shared with the forked stays shared
     WarmProcess(home.dagster).serve()
 
 
