@@ -63,12 +63,14 @@ def collect_garbage_rarely() -> None:
 @contextmanager
 def importing() -> Iterator[None]:
     """Look for no garbage in what is imported meanwhile, and rarely later: a fifth of importing Great Expectations."""
+    shared = gc.get_freeze_count()  # with the process that this one was forked from
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.unfreeze()  # to where what is old is, unseen; what stays frozen could not be taken apart at the end
+        if not shared:
+            gc.unfreeze()  # to where what is old is, unseen; what stays frozen could not be taken apart at the end
         gc.enable()
 
 

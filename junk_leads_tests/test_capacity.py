@@ -177,3 +177,14 @@ def test_garbage_is_looked_for_again_after_importing_but_rarely_in_what_was_impo
     assert gc.isenabled()
     assert any(found is imported[0] for found in gc.get_objects(generation=2))
     assert gc.get_freeze_count() == 0  # all can be taken apart at the end
+
+
+def test_what_is_shared_with_the_process_that_this_one_was_forked_from_stays_so_while_more_is_imported() -> None:
+    gc.freeze()
+    try:
+        shared = gc.get_freeze_count()
+        with importing():
+            pass
+        assert gc.get_freeze_count() >= shared > 0
+    finally:
+        gc.unfreeze()
