@@ -27,15 +27,12 @@ PIPELINE = ("raw_leads", "cleaned_leads", "interaction_groups", "encoded_feature
 # `score` predicts while it encodes: what encoding takes is seen where nothing else is asked for, as may be in the UI.
 ENCODING_ALONE = """
 import sys
-from junk_leads.defs.expectations.asking import worker_beside
-with worker_beside():
+from junk_leads.cli.speaking import opened_platform
+with opened_platform(checking=True) as found:
     import dagster as dg
-    from junk_leads.home import Home
-    from junk_leads.running.launching import platform
-    with platform(Home.from_environment(), lambda line: None) as found:
-        found.registry.champion()  # in a home that was copied MLflow is asked, once
-        drop = found.ingest(sys.argv[1])["drop"]
-        found.launch("inference_pipeline", drop=drop, selection=[dg.AssetKey("encoded_features")])
+    found.registry.champion()  # in a home that was copied MLflow is asked, once
+    drop = found.ingest(sys.argv[1])["drop"]
+    found.launch("inference_pipeline", drop=drop, selection=[dg.AssetKey("encoded_features")])
 """
 
 
