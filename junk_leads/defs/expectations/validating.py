@@ -120,7 +120,8 @@ def _of_table(expectations: list[Expectation], frame: Seen) -> Waiting:
     import pandas as pd
 
     columns, length = (frame, 0) if isinstance(frame, tuple) else (frame.columns, len(frame))
-    heads, lengths = pd.DataFrame(columns=columns), pd.DataFrame(index=pd.RangeIndex(length))
+    # of numbers, for Great Expectations hashes what it is given: 223 empty columns take 0.10 s as objects, 0.03 so
+    heads, lengths = pd.DataFrame(columns=columns, dtype="int8"), pd.DataFrame(index=pd.RangeIndex(length))
     answers = [ask_ahead([e], lengths if "row_count" in e.type else heads, "COMPLETE") for e in expectations]
 
     def evidence() -> Iterator[tuple[Expectation, Evidence]]:
