@@ -810,6 +810,29 @@ def test_any_bytes_are_read_or_refused(content: bytes) -> None:
         read_bytes(content)
 
 
+@settings(max_examples=150, deadline=None)
+@given(body=st.lists(PIECES, max_size=30).map("".join), columns=st.sampled_from([1, 45]), block=st.integers(1, 400))
+@example(body=f"{line()}\n \n{line()}\n", columns=45, block=400)  # a line of blanks is no row
+@example(body=f"{line()},\n{line()[:-1]}\n", columns=45, block=4000)  # one comma too many, then one too few
+def test_cells_that_are_told_in_their_lines_alone_are_those_that_are_told_themselves(
+    body: str, columns: int, block: int
+) -> None:
+    header = HEADER if columns == 45 else "city_mapped"
+    with TemporaryDirectory() as folder, mock.patch.object(splitting, "BLOCK_BYTES", block):
+        path = Path(folder, "drop.csv")
+        path.write_text(text(body, header=header), encoding="utf-8", newline="")
+        try:
+            whole = pa.Table.from_batches(delivered_rows(path), splitting.TextRows(columns).schema)
+        except DropRefused:
+            with pytest.raises(DropRefused):
+                list(delivered_rows(path, in_lines=True))
+            return
+        told = pa.Table.from_batches(delivered_rows(path, in_lines=True), whole.schema)
+    assert splitting.in_cells(told).to_pylist() == whole.to_pylist()
+    assert told["line"].to_pylist() == whole["line"].to_pylist()
+    assert [row["c0"] is None for row in told.to_pylist()] == [one is not None for one in whole["line"].to_pylist()]
+
+
 # Real leads
 
 

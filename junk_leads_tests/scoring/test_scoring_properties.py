@@ -544,6 +544,12 @@ def test_a_piece_is_written_in_the_lines_that_it_was_where_they_may_stay_as_they
         rows = list(csv.reader(file))[1:]
     assert rows == [[inert(cells[0]), "", drop, "1", "0.25"], [inert(cells[1]), " ", drop, "2", ""]]
 
+    none = pa.nulls(2, pa.string())
+    in_lines = delivered.set_column(1, "c0", none).set_column(2, "c1", none)  # the same, told in lines alone
+    written = (tmp_path / "d.csv").read_bytes()
+    assert write_scored_file(tmp_path / "d.csv", ("x", "y"), in_lines.to_batches(1), told, parquet=parquet) == 2
+    assert (tmp_path / "d.csv").read_bytes() == written
+
 
 def test_a_column_whose_name_has_a_carriage_return_keeps_it(
     database: duckdb.DuckDBPyConnection, tmp_path: Path

@@ -119,17 +119,18 @@ class RecordReader:
         return lead
 
 
-def delivered_rows(path: Path) -> Iterator[pa.RecordBatch]:
+def delivered_rows(path: Path, *, in_lines: bool = False) -> Iterator[pa.RecordBatch]:
     """Every delivered cell as raw text: lead_number BIGINT, c0, c1, ... VARCHAR in the header's order, and `line`.
 
-    That is the whole row as delivered, where it is these cells with commas between them, else null. One row per data
-    row that splits into as many fields as the header, rejected for its values or not, under the lead_number of
-    `read_leads` and in its order, some megabytes at a time. Columns go by place: delivered names may be empty, or
-    clash in DuckDB. Raises DropRefused as `read_leads` does, save for the columns.
+    That is the whole row as delivered, where it is these cells with commas between them, else null; when `in_lines`
+    these cells are null then (see `splitting.in_cells`). One row per data row that splits into as many fields as the
+    header, rejected for its values or not, under the lead_number of `read_leads` and in its order, some megabytes at a
+    time. Columns go by place: delivered names may be empty, or clash in DuckDB. Raises DropRefused as `read_leads`
+    does, save for the columns.
     """
     with opened(path) as delivered:
         _recognise(delivered, lead_schema())
-        yield from batches(delivered, TextRows(len(delivered.header)))
+        yield from batches(delivered, TextRows(len(delivered.header), in_lines=in_lines))
 
 
 def _recognise(delivered: Delivered, schema: LeadSchema) -> list[str]:

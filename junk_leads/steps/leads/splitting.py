@@ -177,20 +177,22 @@ class TextRows:
     """Rows as the raw text of every delivered column, c0, c1, ...; those that do not split are left out.
 
     Last the whole `line` of a row, where it is these texts with commas between them, and null where it may not be.
+    When `in_lines` the texts of a row that has one are null (`in_cells` splits it), which saves most of the work.
     """
 
-    def __init__(self, width: int) -> None:
-        self.width = width
+    def __init__(self, width: int, *, in_lines: bool = False) -> None:
+        self.width, self.in_lines = width, in_lines
         names = [*(f"c{place}" for place in range(width)), LINE]
         self.schema = pa.schema({"lead_number": pa.int64()} | dict.fromkeys(names, pa.string()))
 
     def quick(self, data: bytes) -> Sequence[pa.Array] | None:
         """See Rows."""
-        batch = parse(data, self.width, dict.fromkeys(range(self.width), pa.string()), nulls=())
-        if batch is None:
-            return None
-        lines = None if _NO_TEXT in data else parse(data, 1, {0: pa.string()}, nulls=(), delimiter=_NO_TEXT.decode())
-        return [*batch.columns, lines.column(0) if lines is not None else pa.nulls(len(batch), pa.string())]
+        found = None if _NO_TEXT in data else parse(data, 1, {0: pa.string()}, nulls=(), delimiter=_NO_TEXT.decode())
+        lines = None if found is None else found.column(0)
+        if self.in_lines and lines is not None and (_commas(lines) == self.width - 1).all():
+            return [*[pa.nulls(len(lines), pa.string())] * self.width, lines]
+        cells = _cells(data, self.width)
+        return None if cells is None else [*cells, pa.nulls(len(cells[0]), pa.string()) if lines is None else lines]
 
     def careful(self, records: list[Record], lines: list[str], number: int, line: int) -> Iterator[pa.RecordBatch]:
         """See Rows."""
@@ -198,6 +200,34 @@ class TextRows:
         if kept:
             columns = [*(pa.array(cells) for cells in zip(*kept, strict=True)), pa.nulls(len(kept), pa.string())]
             yield pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+
+def in_cells(rows: pa.Table) -> pa.Table:
+    """Rows of TextRows, each line split of those whose texts were left out."""
+    names = [name for name in rows.column_names if name not in ("lead_number", LINE)]
+    return pa.Table.from_batches([_split(batch, names) for batch in rows.to_batches()], rows.schema)
+
+
+def _split(batch: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
+    lines = batch[LINE]
+    if not len(batch) or lines.null_count or batch[names[0]].null_count < len(batch):
+        return batch
+    cells = _cells("\n".join(lines.to_pylist()).encode(), len(names))
+    assert cells is not None
+    return pa.RecordBatch.from_arrays([batch["lead_number"], *cells, lines], schema=batch.schema)
+
+
+def _cells(data: bytes, width: int) -> Sequence[pa.Array] | None:
+    batch = parse(data, width, dict.fromkeys(range(width), pa.string()), nulls=())
+    return None if batch is None else batch.columns
+
+
+def _commas(lines: pa.Array) -> np.ndarray:
+    """How many commas stand in each line."""
+    _, ends, text = lines.buffers()
+    places = np.frombuffer(ends, np.int32)[lines.offset : lines.offset + len(lines) + 1]
+    commas = np.flatnonzero(np.frombuffer(text or b"", np.uint8) == ord(","))
+    return np.diff(np.searchsorted(commas, places))
 
 
 def _is_plain(data: bytes, line: int) -> bool:

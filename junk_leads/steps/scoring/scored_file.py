@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
+from junk_leads.steps.leads import splitting
 from junk_leads.steps.leads.splitting import LINE
 from junk_leads.steps.scoring.scoring import IDENTITY
 from junk_leads.steps.sql import literal
@@ -150,6 +151,8 @@ def _beside(cells: pa.Table, predictions: duckdb.DuckDBPyRelation, *, in_cells: 
     there = numbers[place] == predicted["lead_number"].to_numpy()
     predicted = predicted.filter(there)
     as_they_are = not in_cells and _can_be_lines(cells, predicted)
+    if not as_they_are and LINE in cells.column_names:
+        cells = splitting.in_cells(cells)
     shown = [LINE] if as_they_are else [name for name in cells.column_names if name not in ("lead_number", LINE)]
     delivered = cells.select(shown).take(place[there])
     return pa.table(
@@ -180,10 +183,10 @@ def _can_be_lines(cells: pa.Table, predicted: pa.Table) -> bool:
     if LINE not in cells.column_names or cells[LINE].null_count or not cells.num_rows:
         return False
     texts = (column for column in predicted.columns if pa.types.is_string(column.type))
-    return not (_any_like(cells[LINE], _NO_LINE) or any(_any_like(column, "[\\r\\n]") for column in texts))
+    return not (_any_like(cells[LINE], _NO_LINE) or any(_any_like(column.unique(), "[\\r\\n]") for column in texts))
 
 
-def _any_like(texts: pa.ChunkedArray, pattern: str) -> bool:
+def _any_like(texts: pa.Array | pa.ChunkedArray, pattern: str) -> bool:
     return bool(pc.any(pc.match_substring_regex(texts, pattern)).as_py())
 
 
