@@ -4,6 +4,7 @@ What lives here: the three checks of it, the row of `drop_trust`, and scoring al
 (`steps/watching/trust.py`) and where its figures come from (`stores/drops/trusting.py`).
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +93,7 @@ def trust_of(
     psi = {name.removeprefix("psi:"): value for name, value in verdict.figures.items() if name.startswith("psi:")}
     row = con.sql(
         "SELECT ? AS drop, ? AS model_version, ?::VARCHAR[] AS warnings, ?::VARCHAR[] AS notes, ? AS blocked, "
-        "? AS code_map, ? AS accepted_why, map_from_entries(list_zip(?::VARCHAR[], ?::DOUBLE[])) AS psi",
+        "? AS code_map, ? AS accepted_why, map_from_entries(list_zip(?::VARCHAR[], ?::DOUBLE[])) AS psi, ? AS shares",
         params=[
             drop,
             beside.version,
@@ -103,6 +104,7 @@ def trust_of(
             accepting.why if accepting and verdict.blocks else "",
             list(psi),
             list(psi.values()),
+            json.dumps(beside.shares(), ensure_ascii=False) if psi else "",
         ],
     )
     return Trust(results, row, metadata, refused)

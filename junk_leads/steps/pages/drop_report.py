@@ -26,7 +26,8 @@ CALLED = (0.1, 0.2, 0.5)  # shares of the best leads, if these were called
 class Believed:
     """What a scored drop's scores are, and what there is against them.
 
-    `figures` are those of the summary, with `known_leads` and `known_labelled_leads`; `moved` is the PSI by column.
+    `figures` are those of the summary, with `known_leads` and `known_labelled_leads`; `moved` is the PSI by column,
+    `shares` of each of these columns the most frequent values with their shares in training and now.
     """
 
     figures: Mapping[str, Any]
@@ -36,6 +37,7 @@ class Believed:
     blocked: str
     code_map: str
     moved: Mapping[str, float]
+    shares: Mapping[str, Sequence[tuple[str, float, float]]]
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class DropFacts(Believed):
 
     `best` are the leads to call first; `scores` the leads by ten points of score, `called` the applications expected
     among the best shares of CALLED; `channels` dicts with channel, leads, expected (applications) and zeros, best
-    first; `usual_psi` the PSI that is usual, `shares` of each column of `moved` the most frequent values with their
-    shares in training and now; `alike` pairs of city names that look like one, with their leads.
+    first; `usual_psi` the PSI that is usual; `alike` pairs of city names that look like one, with their leads; the
+    values of `shares` are as people say them.
     """
 
     missing_cities: float
@@ -55,7 +57,6 @@ class DropFacts(Believed):
     scores: Sequence[int]
     called: Sequence[float]
     channels: Sequence[Mapping[str, Any]]
-    shares: Mapping[str, Sequence[tuple[str, float, float]]]
     usual_psi: float
     band: tuple[float, float]
     model: Mapping[str, Any] = field(default_factory=dict)

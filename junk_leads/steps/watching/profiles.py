@@ -5,7 +5,7 @@ What lives here: making a profile inside DuckDB, and its JSON. What does not: ho
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,12 +24,14 @@ STEADY = ("city_mapped", "hour", "total_leads_droppped", "referred_lead", "has_i
 NONE_GIVEN = ""  # stands for a missing level or city
 ONE_OF_THE_RARE = OTHERS.capitalize()  # as `level_key` writes it: what a code map calls a level that nobody tells apart
 UNLISTED = "(unlisted)"  # stands for every city without a published tier
+MOST_SHARES = 5  # values of a column that are told
 MOST_COMBINATIONS = 20_000
 MOST_LEVELS = 2_000  # of each column
 LEAST_COMPANY = 10  # leads; of a rarer level it is not told what it goes with
 _MOST_COUNTED = {"total_leads_droppped": 9, "referred_lead": 2}  # counts of this many and more are told together
 
 Combination = tuple[str, str, str]
+Shares = Mapping[str, Sequence[tuple[str, float, float]]]  # by column: values, their shares then and now
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,11 @@ class Profile:
 
 def _matrix(rows: list[list[int]], width: int) -> np.ndarray:
     return np.array(rows, dtype=np.int64).reshape(len(rows), width)
+
+
+def all_shares_beside(then: Profile, now: Profile) -> Shares:
+    """The shares of each column that drift is told of, as `shares_beside` has them."""
+    return {column: shares_beside(then, now, column, MOST_SHARES) for column in (*CODES, *STEADY)}
 
 
 def shares_beside(then: Profile, now: Profile, column: str, most: int) -> list[tuple[str, float, float]]:

@@ -4,6 +4,7 @@ What lives here: reading it. What does not: the pages made of it (`steps/pages/`
 (`steps/pages/summary.py`).
 """
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,18 +29,17 @@ from junk_leads.steps.watching.profiles import (
     ONE_OF_THE_RARE,
     UNLISTED,
     Profile,
+    Shares,
+    all_shares_beside,
     as_counts,
     profile_of,
-    shares_beside,
 )
-from junk_leads.steps.watching.trust import TITLES
 from junk_leads.stores.drops.labelled import labelled_drops
 from junk_leads.stores.registry import Registry
 from junk_leads.stores.warehouse import has_table, rows_of, stored_of
 
 LEAST_OF_CHANNEL = 10  # leads, and half a per cent of the drop, without which a channel is not told of
 MOST_ALIKE = 8  # pairs of city names
-MOST_SHARES = 5  # values of a column whose shares are drawn
 MOST_SIMILAR = 10  # labelled leads
 MOST_LOOKED_AT = 200_000  # labelled leads, for those
 
@@ -60,6 +60,7 @@ def believed(con: duckdb.DuckDBPyConnection, registry: Registry, drop: str) -> t
         blocked=trust.get("blocked", ""),
         code_map=trust.get("code_map", ""),
         moved=trust.get("psi", {}),
+        shares=json.loads(trust.get("shares") or "{}"),  # none of a former version
     )
 
 
@@ -80,8 +81,9 @@ def drop_facts(con: duckdb.DuckDBPyConnection, registry: Registry, model: Scorin
         "FROM best JOIN (SELECT lead_number, reasons FROM told) USING (lead_number) ORDER BY rank"
     )
     usual, band = model.settings["share_of_ones"], model_settings()["share_of_ones_band"]
+    shares = found.shares or _shares(con, drop, registry.profile(model.version)) if found.moved else {}
     return DropFacts(
-        **vars(found),
+        **vars(found) | {"shares": _with_names(shares)},
         missing_cities=_one(con, "SELECT coalesce(avg(is_city_missing::INTEGER), 0) FROM reported_leads"),
         unknown=_shares_of_others(con, drop, model.encoder),
         alike=_alike_cities(con, model.encoder),
@@ -89,7 +91,6 @@ def drop_facts(con: duckdb.DuckDBPyConnection, registry: Registry, model: Scorin
         scores=_scores(con),
         called=_called(con, figures["lead_count"]),
         channels=_channels(con, figures["lead_count"]),
-        shares=_shares(con, drop, registry.profile(model.version)),
         usual_psi=trust_settings()["psi"],
         band=(max(0.0, usual - band), min(1.0, usual + band)),
         model=_about_model(registry, model),
@@ -199,20 +200,20 @@ def _shares_of_others(con: duckdb.DuckDBPyConnection, drop: str, encoder: Encode
     return dict(zip(features, shares[0], strict=True))
 
 
-def _shares(
-    con: duckdb.DuckDBPyConnection, drop: str, trained: Profile | None
-) -> dict[str, list[tuple[str, float, float]]]:
-    """The most frequent values of each column that drift is told of, with their shares in training and in the drop."""
+def _shares(con: duckdb.DuckDBPyConnection, drop: str, trained: Profile | None) -> Shares:
+    """The shares of a drop that a former version encoded, which did not keep them."""
     if trained is None:
         return {}
     leads = rows_of(con, "cleaned_leads", [drop])
-    now = profile_of(con, as_counts(con, leads, rows_of(con, "interaction_groups", [drop])), leads)
+    return all_shares_beside(
+        trained, profile_of(con, as_counts(con, leads, rows_of(con, "interaction_groups", [drop])), leads)
+    )
+
+
+def _with_names(shares: Shares) -> Shares:
     return {
-        column: [
-            (_value_name(column, value), was, is_now)
-            for value, was, is_now in shares_beside(trained, now, column, MOST_SHARES)
-        ]
-        for column in TITLES
+        column: [(_value_name(column, value), was, is_now) for value, was, is_now in rows]
+        for column, rows in shares.items()
     }
 
 

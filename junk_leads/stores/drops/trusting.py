@@ -17,7 +17,7 @@ from junk_leads.steps.leads.encoding import Encoder
 from junk_leads.steps.leads.interactions import group_interactions
 from junk_leads.steps.watching.codes import Proposal, propose
 from junk_leads.steps.watching.known_leads import KnownLeads, known_leads
-from junk_leads.steps.watching.profiles import Profile, as_counts, profile_of
+from junk_leads.steps.watching.profiles import Profile, Shares, all_shares_beside, as_counts, profile_of
 from junk_leads.steps.watching.trust import Verdict, judge
 from junk_leads.stores.drops.labelled import repeated_leads
 from junk_leads.stores.registry import Registry
@@ -33,6 +33,10 @@ class BesideTraining:
     drop: Profile
     known: KnownLeads
     significant: Mapping[str, Sequence[str]]
+
+    def shares(self) -> Shares:
+        """The most frequent values of each column that drift is told of, with their shares in both."""
+        return {} if self.trained is None else all_shares_beside(self.trained, self.drop)
 
     def verdict(self) -> Verdict:
         """Whether the drop can be trusted."""
