@@ -351,7 +351,10 @@ def _left_over(platform: "Platform") -> Iterator[Finding]:
 
         def delete() -> None:
             for path in left:
-                path.unlink(missing_ok=True)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
         names = _names([path.name for path in left])
         yield Finding(f"parts of files that were never finished: {names}", "run `junk-leads doctor --repair`", delete)

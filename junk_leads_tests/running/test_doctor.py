@@ -101,6 +101,19 @@ def test_what_a_killed_process_left_is_mended(trained_home: Home, junk_leads: Ca
     assert junk_leads("doctor").out == "all is well\n"
 
 
+def test_a_folder_of_rows_that_a_killed_process_left_is_mended(
+    trained_home: Home, junk_leads: Callable[..., Outcome]
+) -> None:
+    rows = trained_home.predictions / "new.call_list.x1.part"
+    rows.mkdir()
+    (rows / "tmp1").write_text("half")
+    assert junk_leads("doctor").out == "all is well\n"  # somebody may be at it
+    os.utime(rows, (1, 1))
+    mended = junk_leads("doctor", "--repair")
+    assert mended.out == "mended: parts of files that were never finished: 'new.call_list.x1.part'\n"
+    assert not rows.exists()
+
+
 def test_what_a_killed_process_left_in_a_journal_is_no_damage(
     trained_home: Home, junk_leads: Callable[..., Outcome], tmp_path: Path
 ) -> None:

@@ -2,19 +2,25 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import openpyxl
 import pytest
 
+from junk_leads.defs.assets import reports
+from junk_leads.defs.expectations import asking
 from junk_leads.home import Home
 from junk_leads.steps.watching.trust import TITLES
+from junk_leads.stores.warehouse import connect
 from junk_leads_tests.conftest import DELIVERED, SCHEMA, Outcome, Trained, copied_home, run_command
 
 pytestmark = pytest.mark.xdist_group("home")
@@ -68,6 +74,73 @@ def test_the_workbook_holds_the_same_list_a_summary_and_what_each_column_is(trai
     assert re.match(r"\d+ leads; in the model's hold-out \d+% apply \(\d+% to \d+%\)", summary["grade A"])
     columns = {row[0].value for row in book["Columns"].iter_rows()}
     assert columns >= {*OWN, "city_mapped"}
+
+
+@pytest.fixture
+def told_beside(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What of the call list the process beside is told to do, in a command that has one."""
+    told: list[str] = []
+
+    def beside(call: Any) -> Callable[[], Any]:
+        told.append(call.func.__name__)
+        return asking.beside(call)
+
+    monkeypatch.setattr(reports, "beside", beside)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.delitem(sys.modules, "great_expectations", raising=False)
+    return told
+
+
+def sheets(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    return {sheet.title: list(sheet.iter_rows(values_only=True)) for sheet in openpyxl.load_workbook(path)}
+
+
+def test_a_run_that_will_report_has_its_list_written_beside_all_that_it_does_until_then(
+    trained_home: Home, trained: Trained, told_beside: list[str]
+) -> None:
+    book = trained_home.predictions / "new.call_list.xlsx"
+    assert run_command("score", trained.new, home=trained_home).code == 0
+    assert told_beside == ["begin_workbook", "end_workbook"]
+    begun = sheets(book)
+    assert [str(row[0]) for row in begun["Call list"][1:]] == [row["rank"] for row in read(book.with_suffix(".csv"))]
+
+    told_beside.clear()
+    sys.modules.pop("great_expectations", None)
+    book.unlink()
+    assert run_command("report", "new", home=trained_home).code == 0
+    assert told_beside == ["write_workbook"]  # nothing was begun
+    assert sheets(book) == begun
+
+    told_beside.clear()
+    sys.modules.pop("great_expectations", None)
+    assert run_command("score", "new", "--top", 7, "--format", "parquet", home=trained_home).code == 0
+    assert told_beside == ["begin_workbook", "end_workbook"]
+    assert sheets(book)["Call list"] == begun["Call list"][:8]
+    assert not list(trained_home.predictions.glob("*.part"))
+
+
+@pytest.mark.parametrize("when", ["the drop is another by then", "its process is lost"])
+def test_a_list_that_was_begun_in_vain_is_written_anew(
+    trained_home: Home, trained: Trained, told_beside: list[str], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    own = reports.believed
+
+    def believed(*given: Any) -> Any:
+        model, found = own(*given)
+        if when == "its process is lost":
+            assert asking._worker is not None
+            asking._worker.close()
+            return model, found
+        return model, replace(found, warnings=("another drop",))
+
+    monkeypatch.setattr(reports, "believed", believed)
+    assert run_command("score", trained.new, home=trained_home).code == 0
+    lost = when == "its process is lost"
+    assert told_beside == ["begin_workbook", "end_workbook" if lost else "write_workbook"]
+    book = sheets(trained_home.predictions / "new.call_list.xlsx")
+    assert len(book["Call list"]) == 1 + len(read(trained_home.predictions / "new.csv"))
+    assert ("warning" in book["Call list"][0]) == (not lost)
+    assert {row[10] for row in book["Call list"][1:]} == {"another drop"} or lost
 
 
 HOSTILE = [
@@ -176,6 +249,21 @@ def test_what_moved_is_drawn_with_the_shares_of_the_drop(trained: Trained, score
     assert len(shown) == 5
     assert shown == {name: round(100 * platforms[name] / len(scored)) for name in shown}
     assert sum(now.values()) in range(97, 104)  # each is rounded
+
+
+def test_the_shares_of_a_drop_that_a_former_program_encoded_are_those_it_would_have_kept(trained_home: Home) -> None:
+    page = trained_home.reports / "new.html"
+    before = page.read_text(encoding="utf-8")
+    with connect(trained_home.warehouse) as con:
+        ((kept,),) = con.sql("SELECT shares FROM drop_trust WHERE drop = 'new'").fetchall()
+        assert set(json.loads(kept)) == set(TITLES)
+        con.execute("ALTER TABLE drop_trust DROP COLUMN shares")
+    assert run_command("report", "new", home=trained_home).code == 0
+    assert page.read_text(encoding="utf-8") == before
+    page.unlink()
+    assert run_command("score", "new", home=trained_home).code == 0  # the column comes back
+    with connect(trained_home.warehouse) as con:
+        assert con.sql("SELECT shares FROM drop_trust WHERE drop = 'new'").fetchall() == [(kept,)]
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,12 @@ def declared(name: str, group: str, kinds: set[str], *, by_drop: bool = True, **
     }
 
 
+def will_make(context: dg.AssetExecutionContext, asset: str) -> bool:
+    """Whether a run of the inference pipeline will make this asset as well."""
+    asked = context.run.asset_selection  # nothing: all of the job
+    return not asked or dg.AssetKey(asset) in asked
+
+
 def lineage(deps: dict[str, list[tuple[str, str]]]) -> dg.TableColumnLineage:
     """Column lineage: for each column the (asset, column) pairs that it is made from."""
     return dg.TableColumnLineage(

@@ -11,7 +11,7 @@ import dagster as dg
 import duckdb
 from pydantic import Field
 
-from junk_leads.defs.assets import DROPS, INFERENCE_PIPELINE, TRAINING_PIPELINE, declared, lineage
+from junk_leads.defs.assets import DROPS, INFERENCE_PIPELINE, TRAINING_PIPELINE, declared, lineage, will_make
 from junk_leads.defs.assets.champion import tell_of_champion
 from junk_leads.defs.checks import check_specs, evaluate, plain_failures, publish, stage, tell, timed
 from junk_leads.defs.expectations.suites import load_suite
@@ -161,8 +161,7 @@ def encoded_features(
         else:
             made = encode_kinds(con, cleaned_leads, interaction_groups, encoder)
             encoded = ByKind(stage(con, "encoded_leads", made.leads, leads), made.kinds)
-            asked = context.run.asset_selection  # nothing: all of the job
-            if not asked or dg.AssetKey("predictions") in asked:
+            if will_make(context, "predictions"):
                 predict_ahead(con, made.kinds, model)
             others = accounting.count_others(encoded.rows(con), encoder)
         usual_others = model.settings.get("shares_of_others")

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from junk_leads.capacity import refuse_without_room
 from junk_leads.defs.assets import INFERENCE_PIPELINE, declared, freshness, lineage
+from junk_leads.defs.assets.reports import begin_call_list
 from junk_leads.defs.checks import evaluate, inert, plain_failures, publish, timed
 from junk_leads.defs.expectations.suites import load_suite
 from junk_leads.defs.io_managers import Warehouse
@@ -98,9 +99,12 @@ def predictions(
                 parquet=parquet,
             )
         else:
+            delivered = delivered_rows(delivery.path, in_lines=True)
+            begin_call_list(context, con, home, about["content"], header, delivered, warning)
             if warning:
                 told = told.select(duckdb.StarExpression(), duckdb.ConstantExpression(warning).alias("warning"))
-            write_scored_file(target, header, delivered_rows(delivery.path), told, parquet=parquet)
+            delivered = delivered_rows(delivery.path, in_lines=not parquet)
+            write_scored_file(target, header, delivered, told, parquet=parquet)
         warehouse.pass_on()
 
 

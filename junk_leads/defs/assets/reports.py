@@ -4,22 +4,36 @@ What lives here: the asset drop_report. What does not: what is on the pages (`st
 (`stores/drops/reporting.py`).
 """
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import duckdb
+import pyarrow as pa
 from pydantic import Field
 
-from junk_leads.defs.assets import INFERENCE_PIPELINE, declared
+from junk_leads.defs.assets import INFERENCE_PIPELINE, declared, will_make
 from junk_leads.defs.checks import plain_failures
-from junk_leads.defs.expectations.asking import beside
+from junk_leads.defs.expectations.asking import beside, has_worker
 from junk_leads.defs.io_managers import Warehouse
 from junk_leads.defs.resources import EngineResource, HomeResource
 from junk_leads.engine.drops import delivered_of_shards
 from junk_leads.engine.table_parts import parts_of
 from junk_leads.steps.leads.reading import delivered_rows
 from junk_leads.steps.learning.grading import GRADES
-from junk_leads.steps.pages.call_list import MOST_LEADS, call_list, write_csv, write_workbook
+from junk_leads.steps.pages.call_list import (
+    MOST_LEADS,
+    CallList,
+    begin_workbook,
+    call_list,
+    end_workbook,
+    ranked_leads,
+    write_csv,
+    write_workbook,
+)
 from junk_leads.steps.pages.drop_report import Believed, report_markdown, report_page, verdict
 from junk_leads.steps.pages.summary import ONES, ZEROS
 from junk_leads.stores.drops.reporting import believed, drop_facts
@@ -61,36 +75,98 @@ def drop_report(
         con = warehouse.connection()
         model, found = believed(con, home.registry, drop)
         header, content = stored_of(con, "delivered_drops", drop).select("header, content").fetchall()[0]
-        delivery = home.ledger.of_content(drop, content)
-        raw = parts_of(con, "raw_leads", drop)
-        delivered = delivered_of_shards(engine.shards(delivery), raw) if raw else delivered_rows(delivery.path)
-        leads = call_list(
-            con,
-            rows_of(con, "predictions", [drop]),
-            rows_of(con, "cleaned_leads", [drop]),
-            header,
-            delivered,
-            warning="; ".join(found.warnings),
-            top=config.top,
-            grades=config.grades,
-        )
-        page, workbook = home.home.reports / f"{drop}.html", home.home.predictions / f"{drop}.call_list.xlsx"
-        write = partial(write_workbook, workbook, leads, _summary(found, len(leads.rows), config))
-        written = beside(write) if len(leads.rows) <= MOST_LEADS else write  # more are not sent to another process
+        about = _about_list(con, home, drop, content, "; ".join(found.warnings), config)
+        leads = _begun_list(about)
+        begun = leads is not None
+        if leads is None:
+            delivery = home.ledger.of_content(drop, content)
+            raw = parts_of(con, "raw_leads", drop)
+            whole = partial(delivered_rows, delivery.path, in_lines=True)
+            delivered = delivered_of_shards(engine.shards(delivery), raw) if raw else whole()
+            leads = about.listed(header, delivered)
+        written = _writing(about.workbook, leads, _summary(found, len(leads.rows), config), begun=begun)
+        page = home.home.reports / f"{drop}.html"
         try:
             facts = drop_facts(con, home.registry, model, found)
             warehouse.release()
-            write_csv(workbook.with_suffix(".csv"), leads)
+            write_csv(about.workbook.with_suffix(".csv"), leads)
             write_whole(page, report_page(facts))
         finally:
             written()
         told: dict[str, Any] = {
             "report": dg.MetadataValue.md(report_markdown(facts)),
             "page": dg.MetadataValue.url(page.as_uri()),
-            "call_list": dg.MetadataValue.path(str(workbook)),
+            "call_list": dg.MetadataValue.path(str(about.workbook)),
             "leads_on_the_call_list": len(leads.rows),
         }
         return dg.MaterializeResult(metadata=told)
+
+
+def begin_call_list(
+    context: dg.AssetExecutionContext,
+    con: duckdb.DuckDBPyConnection,
+    home: HomeResource,
+    content: str,
+    header: Sequence[str],
+    delivered: Iterable[pa.RecordBatch],
+    warning: str,
+) -> None:
+    """Have the process beside write the list of the leads that were just scored, if this run will report of them.
+
+    `drop_report` takes it where the list would be the same; writing it takes as long as all that is done until then.
+    """
+    global _begun
+    _begun = None
+    if not (has_worker() and will_make(context, "drop_report")):
+        return
+    run_config: Mapping[str, Any] = context.run.run_config
+    asked = run_config.get("ops", {}).get("drop_report", {}).get("config", {})
+    about = _about_list(con, home, context.partition_key, content, warning, CallListConfig(**asked))
+    if len(about.ranked) <= MOST_LEADS:
+        leads = about.listed(header, delivered)
+        beside(partial(begin_workbook, about.workbook, leads))
+        _begun = about, leads
+
+
+@dataclass(frozen=True)
+class _AboutList:
+    """What a call list is made of, and where it is written."""
+
+    workbook: Path
+    content: str
+    warning: str
+    ranked: list[tuple[Any, ...]]
+
+    def listed(self, header: Sequence[str], delivered: Iterable[pa.RecordBatch]) -> CallList:
+        """The list, of the content's header and rows."""
+        return call_list(self.ranked, header, delivered, warning=self.warning)
+
+
+_begun: tuple[_AboutList, CallList] | None = None
+
+
+def _about_list(
+    con: duckdb.DuckDBPyConnection, home: HomeResource, drop: str, content: str, warning: str, config: CallListConfig
+) -> _AboutList:
+    told, leads = rows_of(con, "predictions", [drop]), rows_of(con, "cleaned_leads", [drop])
+    ranked = ranked_leads(con, told, leads, top=config.top, grades=config.grades)
+    return _AboutList(home.home.predictions / f"{drop}.call_list.xlsx", content, warning, ranked)
+
+
+def _begun_list(about: _AboutList) -> CallList | None:
+    """The list that was begun, if it is of just this."""
+    global _begun
+    begun, _begun = _begun, None
+    return begun[1] if begun is not None and begun[0] == about else None
+
+
+def _writing(path: Path, leads: CallList, summary: Mapping[str, str], *, begun: bool) -> Callable[[], None]:
+    """Have the workbook written; what is returned waits for it."""
+    write = partial(write_workbook, path, leads, summary)
+    if begun:
+        ended = beside(partial(end_workbook, path, summary))
+        return lambda: None if ended() else write()
+    return beside(write) if len(leads.rows) <= MOST_LEADS else write  # more are not sent to another process
 
 
 def _summary(facts: Believed, leads: int, config: CallListConfig) -> dict[str, str]:

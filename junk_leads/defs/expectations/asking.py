@@ -122,6 +122,11 @@ def _told_worker(tell: Callable[[Connection], None]) -> bool:
     return _worker is not None
 
 
+def has_worker() -> bool:
+    """Whether something can be made beside this process."""
+    return _worker is not None
+
+
 def warm_up() -> None:
     """Import Great Expectations and make its context, which the first question would wait for."""
     import pandas as pd

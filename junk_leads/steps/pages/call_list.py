@@ -9,15 +9,17 @@ Every cell of the workbook is a number or plain text: a spreadsheet runs none of
 import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from junk_leads.steps.leads.splitting import LINE
+from junk_leads.steps.leads.splitting import LINE, in_cells
 from junk_leads.steps.learning.grading import GRADES
 from junk_leads.steps.scoring.reasons import SEPARATOR, STRONGEST, city_name
 from junk_leads.steps.scoring.scored_file import inert_cell
@@ -29,6 +31,8 @@ MOST_LEADS = 10_000  # of a call list, unless it is told how many
 _MOST_ROWS = 1_048_575  # that a sheet holds below its header
 _LONGEST_CELL = 32_767  # characters that a cell holds
 _LINE = 15  # points
+_WithList = tuple[Any, tuple[str, ...], TemporaryDirectory[str]]  # a workbook, its list's header, where its rows are
+_begun: "tuple[Path, Future[_WithList]] | None" = None
 _COLOURS = {"A": "#C6EFCE", "B": "#E2F0D9", "C": "#FFF2CC", "D": "#F4CCCC"}
 
 COLUMNS = {
@@ -54,25 +58,21 @@ class CallList:
     rows: Sequence[tuple[Any, ...]]
 
 
-def call_list(
+def ranked_leads(
     con: duckdb.DuckDBPyConnection,
     predictions: duckdb.DuckDBPyRelation,
     leads: duckdb.DuckDBPyRelation,
-    header: Sequence[str],
-    delivered: Iterable[pa.RecordBatch],
     *,
-    warning: str = "",
     top: int = MOST_LEADS,
     grades: Sequence[str] = GRADES,
-) -> CallList:
-    """The best `top` leads of a drop that have one of these grades, ranked; then all their delivered cells.
+) -> list[tuple[Any, ...]]:
+    """What is told of the best `top` leads of a drop that have one of these grades, the best first.
 
-    `predictions` and cleaned `leads` are of the drop; `delivered` comes in batches, lead_number and the columns of
-    `header` as text. Columns are those of COLUMNS (`warning` only when there is one), then the delivered ones.
+    `predictions` and cleaned `leads` are of the drop.
     """
     wanted = ", ".join(f"'{grade}'" for grade in grades)
     told, cleaned = predictions, leads  # noqa: F841  named in the SQL below
-    ranked = con.sql(
+    rows: list[tuple[Any, ...]] = con.sql(
         f"""
         WITH best AS (SELECT * FROM told WHERE grade IN ({wanted}) ORDER BY {BEST_FIRST} LIMIT {min(top, _MOST_ROWS)})
         SELECT row_number() OVER (ORDER BY {BEST_FIRST}) AS rank, score, grade, probability, reasons,
@@ -80,6 +80,21 @@ def call_list(
         FROM best JOIN cleaned USING (drop, lead_number) ORDER BY rank
         """
     ).fetchall()
+    return rows
+
+
+def call_list(
+    ranked: Sequence[tuple[Any, ...]],
+    header: Sequence[str],
+    delivered: Iterable[pa.RecordBatch],
+    *,
+    warning: str = "",
+) -> CallList:
+    """The call list of leads in the order of their ranks (`ranked_leads`), with all their delivered cells.
+
+    `delivered` comes in batches, lead_number and the columns of `header` as text. Columns are those of COLUMNS
+    (`warning` only when there is one), then the delivered ones.
+    """
     cells = _cells_of([row[-1] for row in ranked], delivered)
     names = [name for name in COLUMNS if name != "warning" or warning]
     rows = []
@@ -98,7 +113,7 @@ def _cells_of(numbers: Sequence[int], delivered: Iterable[pa.RecordBatch]) -> di
     for batch in delivered:
         if len(found) == len(numbers):
             break
-        kept = batch.filter(pc.is_in(batch["lead_number"], wanted))
+        kept = in_cells(pa.Table.from_batches([batch.filter(pc.is_in(batch["lead_number"], wanted))]))
         columns = [kept[name].to_pylist() for name in kept.schema.names if name != LINE]
         for number, *cells in zip(*columns, strict=True):
             found[number] = tuple(cell or "" for cell in cells)
@@ -120,21 +135,55 @@ def write_csv(path: Path, leads: CallList) -> None:
 
 def write_workbook(path: Path, leads: CallList, summary: Mapping[str, str]) -> None:
     """Write the call list as a workbook, whole or not at all: the list, the `summary`, and what each column is."""
+    begin_workbook(path, leads)
+    end_workbook(path, summary)
+
+
+def begin_workbook(path: Path, leads: CallList) -> None:
+    """Begin to write the list of a workbook in a thread, for `end_workbook` in the same process to make it whole."""
+    global _begun
+    pool = ThreadPoolExecutor(1)
+    _begun = path, pool.submit(_with_list, path, leads)
+    pool.shutdown(wait=False)
+
+
+def end_workbook(path: Path, summary: Mapping[str, str]) -> bool:
+    """Make the workbook whole that this process began; false when it began none for `path`."""
+    global _begun
+    begun, _begun = _begun, None
+    if begun is None or begun[0] != path:
+        return False
+    book, header, rows = begun[1].result()
+    with rows:
+        try:
+            book.set_properties({"title": "Call list", "subject": summary.get("drop", "")})
+            _pairs_sheet(book, "Summary", summary)
+            delivered = {name: "as it was delivered" for name in header if name not in COLUMNS}
+            _pairs_sheet(book, "Columns", {name: text for name, (_, text) in COLUMNS.items()} | delivered)
+            book.close()
+            os.replace(_part_of(path), path)
+        finally:
+            _part_of(path).unlink(missing_ok=True)
+    return True
+
+
+def _with_list(path: Path, leads: CallList) -> _WithList:
     from xlsxwriter import Workbook
 
-    part = path.with_suffix(".xlsx.part")
+    rows = TemporaryDirectory(prefix=f"{path.stem}.", suffix=".part", dir=path.parent)
     # no text is taken for a formula, a number or a link, and rows go to disk as they come
-    options = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False, "in_memory": False}
+    options = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False, "tmpdir": rows.name}
     try:
-        with Workbook(str(part), options) as book:
-            book.set_properties({"title": "Call list", "subject": summary.get("drop", "")})
-            _list_sheet(book, leads)
-            _pairs_sheet(book, "Summary", summary)
-            delivered = {name: "as it was delivered" for name in leads.header if name not in COLUMNS}
-            _pairs_sheet(book, "Columns", {name: text for name, (_, text) in COLUMNS.items()} | delivered)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        book = Workbook(str(_part_of(path)), options)
+        _list_sheet(book, leads)
+    except BaseException:
+        rows.cleanup()
+        raise
+    return book, leads.header, rows
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_suffix(".xlsx.part")
 
 
 def _list_sheet(book: Any, leads: CallList) -> None:
