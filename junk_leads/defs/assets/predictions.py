@@ -75,6 +75,9 @@ def predictions(
             scored = score_features(con, features, model)
             explained = explain_features(con, features)
         results = predictions_checks(con, scored, accounting.count(encoded_features))
+        header, warning, parquet = tuple(about["header"]), "; ".join(warnings_of(con, drop)), config.parquet
+        if isinstance(scored, duckdb.DuckDBPyRelation):
+            begin_call_list(context, con, home, scored, about["content"], header, warning, delivery)
         made_from = {"probability": [("encoded_features", f) for f in model.encoder.features]}
         target = home.home.predictions / f"{drop}.csv"
         metadata = {
@@ -84,8 +87,7 @@ def predictions(
         }
         yield from publish({"predictions": scored, "reasons": explained}, results, metadata)
         con = warehouse.connection()
-        told, warning = rows_of(con, "predictions", [drop]), "; ".join(warnings_of(con, drop))
-        header, parquet = tuple(about["header"]), config.parquet
+        told = rows_of(con, "predictions", [drop])
         if isinstance(scored, MadeTable):
             write_scored_drop(
                 work,
@@ -99,8 +101,6 @@ def predictions(
                 parquet=parquet,
             )
         else:
-            delivered = delivered_rows(delivery.path, in_lines=True)
-            begin_call_list(context, con, home, about["content"], header, delivered, warning)
             if warning:
                 told = told.select(duckdb.StarExpression(), duckdb.ConstantExpression(warning).alias("warning"))
             delivered = delivered_rows(delivery.path, in_lines=not parquet)

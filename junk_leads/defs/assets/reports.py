@@ -37,6 +37,7 @@ from junk_leads.steps.pages.call_list import (
 from junk_leads.steps.pages.drop_report import Believed, report_markdown, report_page, verdict
 from junk_leads.steps.pages.summary import ONES, ZEROS
 from junk_leads.stores.drops.reporting import believed, drop_facts
+from junk_leads.stores.ledger import Delivery
 from junk_leads.stores.making import write_whole
 from junk_leads.stores.warehouse import rows_of, stored_of
 
@@ -75,7 +76,8 @@ def drop_report(
         con = warehouse.connection()
         model, found = believed(con, home.registry, drop)
         header, content = stored_of(con, "delivered_drops", drop).select("header, content").fetchall()[0]
-        about = _about_list(con, home, drop, content, "; ".join(found.warnings), config)
+        predictions, warning = rows_of(con, "predictions", [drop]), "; ".join(found.warnings)
+        about = _about_list(con, home, drop, predictions, content, warning, config)
         leads = _begun_list(about)
         begun = leads is not None
         if leads is None:
@@ -106,12 +108,13 @@ def begin_call_list(
     context: dg.AssetExecutionContext,
     con: duckdb.DuckDBPyConnection,
     home: HomeResource,
+    predictions: duckdb.DuckDBPyRelation,
     content: str,
     header: Sequence[str],
-    delivered: Iterable[pa.RecordBatch],
     warning: str,
+    delivery: Delivery,
 ) -> None:
-    """Have the process beside write the list of the leads that were just scored, if this run will report of them.
+    """Have the process beside write the list of the leads with these predictions, if this run will report of them.
 
     `drop_report` takes it where the list would be the same; writing it takes as long as all that is done until then.
     """
@@ -121,9 +124,9 @@ def begin_call_list(
         return
     run_config: Mapping[str, Any] = context.run.run_config
     asked = run_config.get("ops", {}).get("drop_report", {}).get("config", {})
-    about = _about_list(con, home, context.partition_key, content, warning, CallListConfig(**asked))
+    about = _about_list(con, home, delivery.drop, predictions, content, warning, CallListConfig(**asked))
     if len(about.ranked) <= MOST_LEADS:
-        leads = about.listed(header, delivered)
+        leads = about.listed(header, delivered_rows(delivery.path, in_lines=True))
         beside(partial(begin_workbook, about.workbook, leads))
         _begun = about, leads
 
@@ -146,10 +149,15 @@ _begun: tuple[_AboutList, CallList] | None = None
 
 
 def _about_list(
-    con: duckdb.DuckDBPyConnection, home: HomeResource, drop: str, content: str, warning: str, config: CallListConfig
+    con: duckdb.DuckDBPyConnection,
+    home: HomeResource,
+    drop: str,
+    predictions: duckdb.DuckDBPyRelation,
+    content: str,
+    warning: str,
+    config: CallListConfig,
 ) -> _AboutList:
-    told, leads = rows_of(con, "predictions", [drop]), rows_of(con, "cleaned_leads", [drop])
-    ranked = ranked_leads(con, told, leads, top=config.top, grades=config.grades)
+    ranked = ranked_leads(con, predictions, rows_of(con, "cleaned_leads", [drop]), top=config.top, grades=config.grades)
     return _AboutList(home.home.predictions / f"{drop}.call_list.xlsx", content, warning, ranked)
 
 
