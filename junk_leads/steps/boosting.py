@@ -99,13 +99,21 @@ class _NoScikitLearn(MetaPathFinder):
 
 @cache
 def _lightgbm() -> Any:
-    """LightGBM without its estimators, for which alone it would import scikit-learn: more than half of its import."""
-    hidden = _NoScikitLearn()
+    """LightGBM without its estimators, for which alone it would import scikit-learn: more than half of its import.
+
+    Without numpy.f2py as well, a reader of Fortran: scipy takes all of numpy's names, and with this one imports it.
+    """
+    hidden, names = _NoScikitLearn(), vars(np)
+    is_left_out = "f2py" not in names
+    if is_left_out:
+        names["f2py"] = None
     sys.meta_path.insert(0, hidden)
     try:
         import lightgbm
     finally:
         sys.meta_path.remove(hidden)
+        if is_left_out:
+            del names["f2py"]  # numpy imports it when it is next asked for
     return lightgbm
 
 

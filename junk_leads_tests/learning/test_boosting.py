@@ -174,6 +174,21 @@ def test_scikit_learn_is_left_out_of_lightgbms_import_alone_and_the_model_is_the
     assert model == same
 
 
+NAMED = """
+import sys
+from junk_leads.steps import boosting
+boosting.warm_up()
+print("numpy.f2py" in sys.modules)
+import numpy
+print(numpy.f2py.__name__, numpy.f2py.get_include().endswith("src"))
+"""
+
+
+def test_a_reader_of_fortran_is_left_out_of_lightgbms_import_and_is_there_for_who_asks() -> None:
+    done = subprocess.run([sys.executable, "-c", NAMED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "numpy.f2py", "True"]
+
+
 HIDDEN = """
 import importlib, sys, threading
 from junk_leads.steps.boosting import _NoScikitLearn

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -127,7 +128,10 @@ def write_csv(path: Path, leads: CallList) -> None:
         with part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(map(inert_cell, leads.header))
-            writer.writerows(tuple(inert_cell(c) if isinstance(c, str) else c for c in row) for row in leads.rows)
+            texts = (cell for cell in set(chain.from_iterable(leads.rows)) if isinstance(cell, str))
+            running = {text: told for text in texts if (told := inert_cell(text)) != text}
+            rows = ([running.get(cell, cell) for cell in row] for row in leads.rows) if running else leads.rows
+            writer.writerows(rows)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
