@@ -1,6 +1,7 @@
 """Evaluation: leads held out in time or at random, and measures that refuse what is no probability."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from sklearn import metrics
 from junk_leads.steps.learning.evaluation import random_split, temporal_split
 from junk_leads.steps.learning.metrics import gains, grade_table, measure
 from junk_leads.steps.learning.training import LabelledFeatures
+from junk_leads.steps.pages import plots
 
 LABELS = np.array([0, 0, 1, 1, 0, 1, 1, 0])
 PROBABILITIES = np.array([0.1, 0.4, 0.35, 0.8, 0.4, 0.9, 0.4, 0.6])
@@ -121,6 +123,29 @@ def test_measures_are_those_of_scikit_learn() -> None:
     )
     assert found["average_precision"] == pytest.approx(metrics.average_precision_score(LABELS, PROBABILITIES))
     assert found["share_of_ones"] == 6 / 8
+
+
+def test_what_is_drawn_is_what_scikit_learn_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, list[tuple[str, list[float], list[float]]]] = {}
+
+    def curve(across: str, up: str, lines: list[tuple[str, list[float], list[float]]], **_: Any) -> bytes:
+        drawn[across] = lines
+        return b""
+
+    monkeypatch.setattr(plots, "_curve", curve)
+    counts = np.arange(1, len(LABELS) + 1)
+    made = plots.plot_holdout(LABELS, PROBABILITIES, counts, 0.4)
+    assert made["confusion_matrix.png"].startswith(b"\x89PNG")
+    roc, precision = drawn["share of junk kept for calling"], drawn["recall"]
+    weights = {"sample_weight": counts}
+    alarms, kept, _ = metrics.roc_curve(LABELS, PROBABILITIES, drop_intermediate=False, **weights)
+    assert roc[0][0] == f"model (AUC {metrics.roc_auc_score(LABELS, PROBABILITIES, **weights):.2f})"
+    assert (roc[0][1], roc[0][2]) == (pytest.approx(alarms), pytest.approx(kept))
+    up, recall, _ = metrics.precision_recall_curve(LABELS, PROBABILITIES, **weights)
+    average = metrics.average_precision_score(LABELS, PROBABILITIES, **weights)
+    assert precision[0][0] == f"model (average precision {average:.2f})"
+    assert (precision[0][1], precision[0][2]) == (pytest.approx(recall[::-1]), pytest.approx(up[::-1]))
+    assert precision[1][2][0] == pytest.approx((counts * LABELS).sum() / counts.sum())
 
 
 @settings(max_examples=30, deadline=None)

@@ -66,9 +66,7 @@ def measure(
     """
     labels, probabilities = checked(labels, probabilities)
     counts = np.ones(len(labels)) if counts is None else counts
-    kinds, place = np.unique(probabilities, return_inverse=True)
-    genuine = np.bincount(place, counts * labels, minlength=len(kinds))
-    junk = np.bincount(place, counts, minlength=len(kinds)) - genuine
+    kinds, genuine, junk = by_probability(labels, probabilities, counts)
     values = _metrics(kinds, genuine[None], junk[None], threshold)
     binned = _binned(kinds, genuine, junk, threshold)
     cells, leads, bins = np.concatenate(binned[1:]), int(counts.sum()), len(binned[0])
@@ -76,6 +74,15 @@ def measure(
     samples = np.vstack([cells, drawn]).astype(float)
     spread = _metrics(binned[0], samples[:, :bins], samples[:, bins:], threshold)
     return {name: _interval(float(found[0]), spread[name]) for name, found in values.items()}
+
+
+def by_probability(
+    labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The g different probabilities, rising, and how many genuine and how many junk leads have each, of shape (g,)."""
+    kinds, place = np.unique(probabilities, return_inverse=True)
+    genuine = np.bincount(place, counts * labels, minlength=len(kinds))
+    return kinds, genuine, np.bincount(place, counts, minlength=len(kinds)) - genuine
 
 
 def _binned(

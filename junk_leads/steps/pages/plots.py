@@ -13,7 +13,7 @@ import numpy as np
 
 from junk_leads.steps.learning.calibration import quantiles
 from junk_leads.steps.learning.evaluation import Evaluated
-from junk_leads.steps.learning.metrics import BINS
+from junk_leads.steps.learning.metrics import BINS, area_under_curve, by_probability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,7 @@ def plot_evaluation(evaluated: Evaluated) -> dict[str, bytes]:
                 [0, *(t["gain"] for t in report.tenths)],
             )
         ],
-        diagonal=True,
+        diagonal="chance",
     )
     plots["junk_budget.png"] = plot_junk_budget({"model": told}, threshold)
     if report.weeks:
@@ -63,48 +63,64 @@ def plot_holdout(
 ) -> dict[str, bytes]:
     """ROC curve, precision-recall curve, confusion matrix and reliability of held-out leads, by file name.
 
-    All have shape (r,); `counts` is how many leads each is.
+    All have shape (r,); `counts` is how many leads each is. They are drawn from what the metrics are made of, as
+    scikit-learn draws them, whose import would take longer than all that is drawn.
     """
-    from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
-
-    plots = {}
-    flags = (probabilities >= threshold).astype(int)
-    for name, display, values, options in (
-        ("roc_curve", RocCurveDisplay, probabilities, {"plot_chance_level": True}),
-        ("precision_recall_curve", PrecisionRecallDisplay, probabilities, {"plot_chance_level": True}),
-        ("confusion_matrix", ConfusionMatrixDisplay, flags, {"display_labels": ["junk", "genuine"], "colorbar": False}),
-    ):
-        figure = _figure((5, 4))
-        display.from_predictions(labels, values, sample_weight=counts, ax=figure.subplots(), **options)
-        plots[f"{name}.png"] = _png(figure)
-    return {**plots, "reliability.png": plot_reliability({"model": (labels, probabilities, counts)})}
+    told = {"model": (labels, probabilities, counts)}
+    _, genuine, junk = by_probability(labels, probabilities, counts)
+    found, leads = (np.cumsum(values[::-1]) for values in (genuine, genuine + junk))
+    recall, precision, share = found / max(found[-1], 1), found / leads, found[-1] / leads[-1]
+    average = float((np.diff(recall, prepend=0.0) * precision).sum())
+    lines = [
+        (f"model (average precision {average:.2f})", [0.0, *recall], [1.0, *precision]),
+        (f"chance ({share:.2f})", [0.0, 1.0], [share, share]),
+    ]
+    return {
+        "roc_curve.png": _plot_roc(told),
+        "precision_recall_curve.png": _curve("recall", "precision", lines, drawstyle="steps-post"),
+        "confusion_matrix.png": _plot_confusion(labels, probabilities >= threshold, counts),
+        "reliability.png": plot_reliability(told),
+    }
 
 
 def plot_side_by_side(models: Models) -> dict[str, bytes]:
     """ROC curve and reliability of models, by file name."""
-    from sklearn.metrics import RocCurveDisplay
+    return {"roc_curve.png": _plot_roc(models), "reliability.png": plot_reliability(models)}
 
+
+def _plot_roc(models: Models) -> bytes:
+    lines = []
+    for name, told in models.items():
+        _, genuine, junk = by_probability(*told)
+        kept, alarms = (np.cumsum(values[::-1]) / max(values.sum(), 1) for values in (genuine, junk))
+        lines.append((f"{name} (AUC {area_under_curve(genuine, junk):.2f})", [0.0, *alarms], [0.0, *kept]))
+    return _curve("share of junk kept for calling", "share of genuine leads kept", lines, diagonal="chance (AUC 0.5)")
+
+
+def _plot_confusion(labels: np.ndarray, flags: np.ndarray, counts: np.ndarray) -> bytes:
+    leads = np.bincount(2 * labels.astype(int) + flags, counts, minlength=4).reshape(2, 2)
     figure = _figure((5, 4))
     axes = figure.subplots()
-    for name, (labels, probabilities, counts) in models.items():
-        RocCurveDisplay.from_predictions(labels, probabilities, sample_weight=counts, ax=axes, name=name)
-    return {"roc_curve.png": _png(figure), "reliability.png": plot_reliability(models)}
+    axes.imshow(leads, cmap="Blues")
+    for row, column in np.ndindex(2, 2):
+        colour = "white" if leads[row, column] > leads.max() / 2 else "black"
+        axes.text(column, row, f"{leads[row, column]:,.0f}", ha="center", va="center", color=colour)
+    axes.set_xticks([0, 1], ["junk", "genuine"])
+    axes.set_yticks([0, 1], ["junk", "genuine"])
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("labelled")
+    return _png(figure)
 
 
 def plot_reliability(models: Models) -> bytes:
     """The share of genuine leads among those of about a probability, for each model."""
-    from sklearn.calibration import CalibrationDisplay
-
-    figure = _figure((5, 4))
-    axes = figure.subplots()
+    lines = []
     for name, (labels, probabilities, counts) in models.items():
         bins = np.minimum((probabilities * BINS).astype(int), BINS - 1)
         leads, told, genuine = (np.bincount(bins, n, BINS) for n in (counts, counts * probabilities, counts * labels))
         there = leads > 0
-        CalibrationDisplay(genuine[there] / leads[there], told[there] / leads[there], probabilities).plot(
-            ax=axes, name=name
-        )
-    return _png(figure)
+        lines.append((name, list(told[there] / leads[there]), list(genuine[there] / leads[there])))
+    return _curve("mean predicted probability", "share of genuine leads", lines, diagonal="perfectly calibrated")
 
 
 def plot_junk_budget(models: Models, threshold: float | None = None) -> bytes:
@@ -127,15 +143,16 @@ def _curve(
     up: str,
     lines: Sequence[tuple[str, Sequence[Any], Sequence[float]]],
     *,
-    diagonal: bool = False,
+    diagonal: str = "",
     mark: float | None = None,
+    drawstyle: str = "default",
 ) -> bytes:
     figure = _figure((5, 4))
     axes = figure.subplots()
     for name, x, y in lines:
-        axes.plot(x, y, marker="." if len(x) < 20 else None, label=name)
+        axes.plot(x, y, marker="." if 2 < len(x) < 20 else None, label=name, drawstyle=drawstyle)
     if diagonal:
-        axes.plot([0, 1], [0, 1], linestyle="--", color="grey", label="chance")
+        axes.plot([0, 1], [0, 1], linestyle="--", color="grey", label=diagonal)
     if mark is not None:
         axes.axvline(mark, linestyle="--", color="grey", label="threshold")
     axes.set_xlabel(across)
