@@ -83,8 +83,8 @@ def drop_report(
         if leads is None:
             delivery = home.ledger.of_content(drop, content)
             raw = parts_of(con, "raw_leads", drop)
-            whole = partial(delivered_rows, delivery.path, in_lines=True)
-            delivered = delivered_of_shards(engine.shards(delivery), raw) if raw else whole()
+            whole = delivered_rows(delivery.path, in_lines=True)  # read when it is asked for
+            delivered = delivered_of_shards(engine.shards(delivery), raw) if raw else whole
             leads = about.listed(header, delivered)
         written = _writing(about.workbook, leads, _summary(found, len(leads.rows), config), begun=begun)
         page = home.home.reports / f"{drop}.html"

@@ -119,7 +119,7 @@ def _told_worker(tell: Callable[[Connection], None]) -> bool:
             tell(_worker)
         except (EOFError, OSError):  # what is wrong then is told here
             _worker = None
-    return _worker is not None
+    return has_worker()
 
 
 def has_worker() -> bool:

@@ -150,7 +150,7 @@ def _curve(
     figure = _figure((5, 4))
     axes = figure.subplots()
     for name, x, y in lines:
-        axes.plot(x, y, marker="." if 2 < len(x) < 20 else None, label=name, drawstyle=drawstyle)
+        axes.plot(x, y, marker="." if len(x) < 20 else None, label=name, drawstyle=drawstyle)
     if diagonal:
         axes.plot([0, 1], [0, 1], linestyle="--", color="grey", label=diagonal)
     if mark is not None:
