@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import date, datetime
 from functools import partial
 from pathlib import Path
@@ -68,6 +69,35 @@ def test_a_worker_answers_as_this_process_does(
     monkeypatch.setattr(asking, "_batches", None)  # in this process
     assert here == {(name, told): asking.ask(*asked(name), told) for name, told in here}
     assert {answer[0]["success"] for answer in here.values()} == {True, False}
+
+
+def test_what_great_expectations_makes_once_for_an_answer_is_what_it_makes_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from great_expectations.expectations.expectation import Expectation as Own
+
+    made_anew, made = Own.configuration, []
+    counted = property(lambda own: made.append(type(own)) or made_anew.fget(own))  # type: ignore[attr-defined,func-returns-value]
+    monkeypatch.setattr(Own, "configuration", counted)
+
+    def answers() -> list[asking.Results]:
+        one_by_one = [asked(name) for name in QUESTIONS]
+        frame = pd.DataFrame({"c": [1, 1, 7], "d": ["ä", "b", "\0"]})
+        of_both = [
+            Expectation("low", BETWEEN, {"column": "c", "min_value": 0, "max_value": 2}),
+            Expectation("high", BETWEEN, {"column": "c", "min_value": 0, "max_value": 9}),
+            Expectation("known", "expect_column_values_to_be_in_set", {"column": "d", "value_set": ["ä", "b"]}),
+        ]
+        asks = [*one_by_one, (of_both, frame)]
+        return [asking._ask_here(*ask, told) for ask in asks for told in ("COMPLETE", "BOOLEAN_ONLY")]
+
+    kept = answers()
+    made_once = len(made)
+    assert Own.configuration is counted
+    monkeypatch.setattr(asking, "_configured_once", nullcontext)
+    assert kept == answers()
+    assert 0 < made_once < (len(made) - made_once) / 5
+    assert [answer["success"] for answer in kept[-2]] == [False, True, False]
 
 
 def test_a_worker_imports_neither_charts_nor_distributions_nor_schemas_nor_databases() -> None:
