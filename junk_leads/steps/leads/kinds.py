@@ -138,12 +138,12 @@ def _one_number(values: np.ndarray) -> np.ndarray | None:
     return numbers
 
 
-def sorts(column: str, encoder: "Encoder", kinds: np.ndarray) -> list[str]:
-    """What each of k kinds of leads is in a column: its level or tier, or its count."""
+def sorts(column: str, encoder: "Encoder", kinds: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The sorts of leads that there may be in a column, levels or tiers or counts, and which each of k kinds is (k,)."""
     place = {feature: number for number, feature in enumerate(encoder.features)}
     if column in encoder.blocks:
         block = encoder.blocks[column]
         levels = encoder.levels.get(column)
         names = [*levels, ""] if levels is not None else [name.rsplit("_", 1)[-1] for name in block]
-        return [names[level] for level in np.argmax(kinds[:, [place[feature] for feature in block]], axis=1)]
-    return [str(count) for count in np.minimum(kinds[:, place[column]], MOST_COUNTED)]
+        return names, np.argmax(kinds[:, [place[feature] for feature in block]], axis=1)
+    return [str(count) for count in range(MOST_COUNTED + 1)], np.minimum(kinds[:, place[column]], MOST_COUNTED)

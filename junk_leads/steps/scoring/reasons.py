@@ -96,7 +96,8 @@ def conversions(data: "LabelledFeatures", encoder: Encoder) -> dict[str, float]:
         np.bincount(data.kind, weights, len(data.kinds)) for weights in (data.counts, data.counts * data.labels)
     )
     for column in dict.fromkeys(encoder.sources.values()):
-        names, place = np.unique(np.array(sorts(column, encoder, data.kinds)), return_inverse=True)
+        of_column, place = sorts(column, encoder, data.kinds)
+        names, place = np.unique(np.array(of_column)[place], return_inverse=True)
         counts, ones = (np.bincount(place, weights) for weights in (leads, genuine))
         told = np.flatnonzero(counts >= LEAST_LEADS)
         found |= {f"{column}: {names[n]}": round(float(ones[n] / counts[n]), 6) for n in told}
@@ -111,36 +112,32 @@ def reasons_of(told: Contributions, encoder: Encoder, rates: Mapping[str, float]
     sort do not bear out: where such leads apply as often as all, or the other way; when all is, the strongest stays.
     """
     topics = {column: ("city" if column in _CITY else column) for column in told.columns}
-    names = {column: sorts(column, encoder, kinds) for column in told.columns}
-    values, wording, what = [], [], []
+    found = {column: sorts(column, encoder, kinds) for column in told.columns}
+    values, what = [], []  # of each topic: what it weighs, and the first of two texts about the kind's sort, (k,)
+    texts: list[tuple[str, bool]] = []  # against and for each sort
     for topic in dict.fromkeys(topics.values()):
         columns = [column for column in told.columns if topics[column] == topic]
         values.append(told.values[:, [told.columns.index(column) for column in columns]].sum(axis=1))
-        alike = list(zip(*(names[column] for column in columns), strict=True))
-        what.append(alike)
-        wording.append({sort: _worded(dict(zip(columns, sort, strict=True)), rates) for sort in set(alike)})
-    if not len(kinds):
-        return []
+        first, place = distinct_rows(np.stack([found[column][1] for column in columns], axis=1))
+        what.append(len(texts) + 2 * place)
+        for kind in first:
+            sort = {column: names[places[kind]] for column, (names, places) in found.items() if column in columns}
+            texts += _worded(sort, rates)
     weights = np.stack(values, axis=1)
     order = np.argsort(-np.abs(weights), axis=1, kind="stable")
-    reasons = []
-    for row, places in enumerate(order):
-        said: tuple[list[str], list[str]] = ([], [])
-        found: list[str] = []
-        for place in places:
-            weight = float(weights[row, place])
-            if abs(weight) < LEAST_CONTRIBUTION:
-                break
-            speaks_for = weight > 0
-            text, bears_out = wording[place][what[place][row]][speaks_for]
-            if bears_out and len(said[speaks_for]) < STRONGEST:
-                said[speaks_for].append(text)
-                found.append(text)
-        if not found:
-            place = places[0]
-            found = [wording[place][what[place][row]][bool(weights[row, place] > 0)][0]]
-        reasons.append(SEPARATOR.join(found))
-    return reasons
+    weights = np.take_along_axis(weights, order, axis=1)
+    speaks_for = weights > 0
+    said = np.take_along_axis(np.stack(what, axis=1), order, axis=1) + speaks_for
+    is_told = (np.abs(weights) >= LEAST_CONTRIBUTION) & np.array([bears_out for _, bears_out in texts], dtype=bool)[
+        said
+    ]
+    for side in (speaks_for, ~speaks_for):
+        is_told &= ~side | (np.cumsum(is_told & side, axis=1) <= STRONGEST)
+    is_told[~is_told.any(axis=1), 0] = True
+    return [
+        SEPARATOR.join(texts[text][0] for text, tell in zip(*row, strict=True) if tell)
+        for row in zip(said.tolist(), is_told.tolist(), strict=True)
+    ]
 
 
 def _worded(sort: Mapping[str, str], rates: Mapping[str, float]) -> tuple[tuple[str, bool], tuple[str, bool]]:
