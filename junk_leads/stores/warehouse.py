@@ -126,6 +126,12 @@ def _turn(path: Path) -> Iterator[Callable[[], bool]]:
         yield partial(taken, file)
 
 
+def is_waited_for(path: Path) -> bool:
+    """Whether another process waits for the warehouse, which this one has open."""
+    with _turn(path) as is_next:
+        return not is_next()
+
+
 def _seen_locked(path: Path) -> bool:
     """Whether the system tells of a lock that another process has on a file, which is cheaper than to try.
 
@@ -174,6 +180,11 @@ def _opened(path: Path) -> duckdb.DuckDBPyConnection:
         con.close()
         raise
     return con
+
+
+def connect_again(path: Path) -> duckdb.DuckDBPyConnection:
+    """Another connection to the warehouse, which this process has open: it is not waited for."""
+    return _opened(path)
 
 
 def _make_at(path: Path) -> None:

@@ -1,5 +1,6 @@
 """The IO manager, with throw-away assets: what Dagster hands over and gets back."""
 
+import fcntl
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from junk_leads.defs.io_managers import PREVIEW_COLUMNS, Warehouse, describe, preview
 from junk_leads.errors import DropUnknown, JunkLeadsError, WarehouseUnavailable
-from junk_leads.stores.warehouse import connect, holds, rows_of, store
+from junk_leads.stores.warehouse import HOLDINGS, connect, holds, rows_of, store
 
 DROPS = dg.DynamicPartitionsDefinition(name="throw_away_drops")
 HOLDER = "import sys, duckdb; con = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
@@ -98,7 +99,7 @@ def test_outputs_go_in_by_column_name(platform: Platform) -> None:
     assert platform.rows() == [("a", 1, 2), ("b", 3, 4)]
 
 
-def test_the_file_is_kept_from_one_output_to_the_next_for_a_moment_only(
+def test_the_file_is_kept_from_one_output_to_the_next_for_a_moment_only_when_another_process_waits_for_it(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Path] = []
@@ -110,10 +111,37 @@ def test_the_file_is_kept_from_one_output_to_the_next_for_a_moment_only(
     monkeypatch.setattr("junk_leads.defs.io_managers.connect", opening)
     platform.make("SELECT 'a' AS drop, 1 AS x", "a", select="made,seen")
     assert len(opened) == 1
+    with platform.path.with_name(f"{platform.path.name}.turn").open("ab") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # as who waits has it
+        platform.make("SELECT 'a' AS drop, 2 AS x", "a", select="made,seen")
+        assert len(opened) == 2
+        monkeypatch.setattr("junk_leads.defs.io_managers.TURN_SECONDS", 0.0)
+        platform.make("SELECT 'a' AS drop, 3 AS x", "a", select="made,seen")
+    assert len(opened) == 4
+    platform.make("SELECT 'a' AS drop, 4 AS x", "a", select="made,seen")
+    assert len(opened) == 5
+    assert platform.rows("seen") == [("a", 4)]  # and it is let go at the end of a run
+
+
+def test_what_was_made_for_an_output_is_gone_with_it_while_the_file_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("junk_leads.defs.io_managers.TURN_SECONDS", 0.0)
-    platform.make("SELECT 'a' AS drop, 1 AS x", "a", select="made,seen")
-    assert len(opened) == 3
-    assert platform.rows("seen") == [("a", 1)]  # and it is let go at the end of a run
+    path = tmp_path / "warehouse.duckdb"
+    warehouse = Warehouse(path=str(path))
+    former = warehouse.connection()
+    former.execute("CREATE TABLE kept AS SELECT 1 AS x; CREATE TEMP TABLE staged AS SELECT 1 AS x")
+    warehouse.pass_on()
+    assert warehouse.connection().sql("SELECT table_name FROM duckdb_tables() ORDER BY ALL").fetchall() == [
+        ("kept",),
+        (HOLDINGS,),
+    ]
+    with pytest.raises(duckdb.ConnectionException):
+        former.execute("SELECT 1")
+    warehouse.pass_on()
+    warehouse.release()
+    with duckdb.connect(str(path)) as alone:  # as another program, whom any connection left open would keep out
+        assert alone.sql("FROM kept").fetchall() == [(1,)]
 
 
 def test_columns_may_be_added_but_not_left_out(platform: Platform) -> None:

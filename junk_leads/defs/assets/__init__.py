@@ -65,9 +65,8 @@ def declared(name: str, group: str, kinds: set[str], *, by_drop: bool = True, **
 
 
 def will_make(context: dg.AssetExecutionContext, asset: str) -> bool:
-    """Whether a run of the inference pipeline will make this asset as well."""
-    asked = context.run.asset_selection  # nothing: all of the job
-    return not asked or dg.AssetKey(asset) in asked
+    """Whether this run makes this asset as well."""
+    return dg.AssetKey(asset) in context.job_def.asset_layer.selected_asset_keys
 
 
 def lineage(deps: dict[str, list[tuple[str, str]]]) -> dg.TableColumnLineage:

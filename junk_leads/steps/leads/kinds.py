@@ -139,7 +139,7 @@ def _one_number(values: np.ndarray) -> np.ndarray | None:
 
 
 def sorts(column: str, encoder: "Encoder", kinds: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The sorts of leads that there may be in a column, levels or tiers or counts, and which each of k kinds is (k,)."""
+    """The sorts that a column tells apart, by level, tier or count, and which of them each of k kinds is (k,)."""
     place = {feature: number for number, feature in enumerate(encoder.features)}
     if column in encoder.blocks:
         block = encoder.blocks[column]
