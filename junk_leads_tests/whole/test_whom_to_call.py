@@ -152,6 +152,8 @@ HOSTILE = [
     "<script>alert(1)</script>",
     "{{ 7*7 }}",
     "https://evil.example.com",
+    "<r>runs & of rich text</r>",
+    '<r><t>a</t></r></is></c><c r="ZZ9"><f>1+1</f></c><c r="ZZ9" t="inlineStr"><is><r><t>b</t></r>',
 ]
 
 
@@ -178,7 +180,8 @@ def test_whatever_was_delivered_no_cell_of_the_call_list_runs(hostile: Home) -> 
     cells = [cell for sheet in book for row in sheet.iter_rows() for cell in row if cell.value is not None]
     assert {cell.data_type for cell in cells} <= {"s", "n", "d"}
     assert [cell for cell in cells if cell.hyperlink] == []
-    assert "=1+1" in {cell.value for cell in cells}  # as it was delivered, a text
+    assert {"=1+1", *(f"'{text}" for text in HOSTILE if text.startswith("<r>"))} <= {cell.value for cell in cells}
+    assert book["Call list"].max_column < openpyxl.utils.column_index_from_string("ZZ")
     with (hostile.predictions / "odd.call_list.csv").open(newline="") as file:
         starts = {cell[:1] for row in csv.reader(file) for cell in row}
     assert not starts & set("=+-@\t")

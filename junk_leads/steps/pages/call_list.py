@@ -186,6 +186,12 @@ def _with_list(path: Path, leads: CallList) -> _WithList:
     return book, leads.header, rows
 
 
+def _plain(text: str) -> str:
+    """A text as a cell may hold it: what looks like runs of rich text XlsxWriter would write as it is, cells in it too."""
+    text = text[:_LONGEST_CELL]
+    return f"'{text}"[:_LONGEST_CELL] if text.startswith("<r>") and text.endswith("</r>") else text
+
+
 def _part_of(path: Path) -> Path:
     return path.with_suffix(".xlsx.part")
 
@@ -215,7 +221,7 @@ def _list_sheet(book: Any, leads: CallList) -> None:
     sheet.print_area(0, 0, max(len(leads.rows), 1), len(own) - 1)  # the delivered columns are for the screen
     sheet.set_row(0, 2 * _LINE)
     for place, name in enumerate(leads.header):
-        sheet.write_string(0, place, name[:_LONGEST_CELL], head)
+        sheet.write_string(0, place, _plain(name), head)
     why = leads.header.index("why")
     for number, row in enumerate(leads.rows, 1):
         sheet.set_row(number, _LINE * -(-len(row[why]) // (COLUMNS["why"][0] + 2)))
@@ -224,7 +230,7 @@ def _list_sheet(book: Any, leads: CallList) -> None:
             if isinstance(value, str):
                 if value:
                     style = graded[value] if name == "grade" else formats.get(name, plain)
-                    sheet.write_string(number, place, value[:_LONGEST_CELL], style)
+                    sheet.write_string(number, place, _plain(value), style)
             elif name == "created":
                 sheet.write_datetime(number, place, value, formats[name])
             else:
@@ -238,5 +244,5 @@ def _pairs_sheet(book: Any, name: str, pairs: Mapping[str, str]) -> None:
     sheet.set_column(1, 1, 100)
     bold, wrapped = book.add_format({"bold": True, "valign": "top"}), book.add_format({"text_wrap": True})
     for number, (key, text) in enumerate(pairs.items()):
-        sheet.write_string(number, 0, key[:_LONGEST_CELL], bold)
-        sheet.write_string(number, 1, text[:_LONGEST_CELL], wrapped)
+        sheet.write_string(number, 0, _plain(key), bold)
+        sheet.write_string(number, 1, _plain(text), wrapped)
