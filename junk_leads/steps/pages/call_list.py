@@ -187,7 +187,7 @@ def _with_list(path: Path, leads: CallList) -> _WithList:
 
 
 def _plain(text: str) -> str:
-    """A text as a cell may hold it: what looks like runs of rich text XlsxWriter would write as it is, cells in it too."""
+    """A text as a cell may hold it: XlsxWriter would write runs of rich text as they are, whatever is in them."""
     text = text[:_LONGEST_CELL]
     return f"'{text}"[:_LONGEST_CELL] if text.startswith("<r>") and text.endswith("</r>") else text
 
