@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import duckdb
 
 from junk_leads.capacity import failures_told, refuse_without_room
 from junk_leads.defs.after_runs import after_runs, renew_history
@@ -190,7 +191,9 @@ class Platform(OfHome):
             drop = self.process(file, "inference_pipeline", ops).drop
         else:
             self.launch("inference_pipeline", drop=drop, ops=ops)
-        figures = self.rows("SELECT * FROM prediction_summary WHERE drop = ?", parameters=[drop])[0]
+        with connect(self.home.warehouse) as con:
+            (figures,) = _dictionaries(con, "SELECT * FROM prediction_summary WHERE drop = ?", [drop])
+            warnings = warnings_of(con, drop)
         predictions, reports = self.home.predictions, self.home.reports
         files = {
             "predictions": predictions / f"{drop}.csv",
@@ -210,7 +213,7 @@ class Platform(OfHome):
             "share_of_ones": figures["share_of_ones"],
             "model_version": figures["model_version"],
             **{name: str(path) for name, path in files.items()},
-            "warnings": self.warnings(drop),
+            "warnings": warnings,
         }
 
     def report(self, drop: str) -> Path:
@@ -254,11 +257,6 @@ class Platform(OfHome):
                 f"the newest delivery of drop {newest.drop!r} is {newest.status}, not accepted; name a file to score"
             )
         return newest.drop
-
-    def warnings(self, drop: str) -> list[str]:
-        """What warns about a scored drop, the gravest first."""
-        with connect(self.home.warehouse) as con:
-            return warnings_of(con, drop)
 
     def propose_codes(self, drop: str) -> tuple[Proposal, Path | None]:
         """The codes of an accepted drop that look renamed, and the CSV to review below `reports/`, if there are any."""
@@ -425,9 +423,13 @@ class Platform(OfHome):
         with connect(self.home.warehouse) as con:
             if table and not has_table(con, table):
                 return []
-            found = con.execute(sql, list(parameters))
-            names = [column[0] for column in found.description or []]
-            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+            return _dictionaries(con, sql, parameters)
+
+
+def _dictionaries(con: duckdb.DuckDBPyConnection, sql: str, parameters: Iterable[Any]) -> list[dict[str, Any]]:
+    found = con.execute(sql, list(parameters))
+    names = [column[0] for column in found.description or []]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 @contextmanager

@@ -59,14 +59,17 @@ def validate(expectations: tuple[Expectation, ...], frames: Mapping[str, Frame])
         mine = [e for e in expectations if e.on == name]
         seen = Tally.of(frame, looks.get(name, {})) if isinstance(frame, duckdb.DuckDBPyRelation) else frame
         alike: dict[Hashable, list[_Column]] = {}
+        side_by_side: list[_Column] = []
         for column in dict.fromkeys(e.kwargs.get("column") for e in mine):
             of_column = [e for e in mine if e.kwargs.get("column") == column]
             if column:
                 one = _Column(of_column, *_distinct_values(seen, column))
-                alike.setdefault(one.asked(), []).append(one)
+                (side_by_side if len(seen) == 1 else alike.setdefault(one.asked(), [])).append(one)
             else:
                 under_way.append(_of_table(of_column, seen))
         under_way.extend(map(_of_columns, alike.values()))
+        if side_by_side:
+            under_way.append(_of_one_row(side_by_side))
     found = {id(e): evidence for given in under_way for e, evidence in given()}
     return [found[id(e)] for e in expectations]
 
@@ -111,6 +114,22 @@ def _of_columns(alike: Sequence[_Column]) -> Waiting:
             answers = [answer() for answer in each]
         for one, of_one in zip(alike, answers, strict=True):
             passed = [bool(answer["success"]) for answer in of_one]
+            yield from zip(one.expectations, _of_column(one, passed), strict=True)
+
+    return evidence
+
+
+def _of_one_row(columns: Sequence[_Column]) -> Waiting:
+    """Ask at once what is expected of the columns of one row, an account as a rule: most of an answer is its frame."""
+    import pandas as pd
+
+    row = pd.concat([one.values for one in columns], axis=1)
+    together = ask_ahead([e for one in columns for e in one.expectations], row, "BOOLEAN_ONLY")
+
+    def evidence() -> Iterator[tuple[Expectation, Evidence]]:
+        answers = iter(together())
+        for one in columns:
+            passed = [bool(next(answers)["success"]) for _ in one.expectations]
             yield from zip(one.expectations, _of_column(one, passed), strict=True)
 
     return evidence
