@@ -29,12 +29,22 @@ from junk_leads.reference import INTERACTION_GROUPS, level_names
 from junk_leads.steps.leads.cleaning import clean, normalise
 from junk_leads.steps.leads.encoding import IDENTITY, LEVEL_COLUMNS, encode, encode_kinds
 from junk_leads.steps.leads.interactions import group_interactions
-from junk_leads.steps.leads.kinds import MARK, distinct_rows, kinds_in, kinds_of_leads
+from junk_leads.steps.leads.kinds import MARK, distinct_rows, kinds_in, kinds_of_leads, sorts
 from junk_leads.steps.leads.reading import read_leads
 from junk_leads.steps.learning.calibration import Calibration
 from junk_leads.steps.learning.grading import GRADES, grade_of, score_of
 from junk_leads.steps.scoring import scored_file, scoring
-from junk_leads.steps.scoring.reasons import LONGEST, STRONGEST, contributions, how_many_apply, reasons_of
+from junk_leads.steps.scoring.reasons import (
+    LEAST_CONTRIBUTION,
+    LONGEST,
+    SEPARATOR,
+    STRONGEST,
+    Contributions,
+    _worded,
+    contributions,
+    how_many_apply,
+    reasons_of,
+)
 from junk_leads.steps.scoring.scored_file import FORMULA_STARTS, write_scored_file
 from junk_leads.steps.scoring.scoring import (
     PREDICTED,
@@ -399,6 +409,42 @@ def test_reasons_are_short_few_and_tell_the_city_once(model: ScoringModel, kinds
         assert max(sum(reason.startswith(side) for reason in told) for side in ("for: ", "against: ")) <= STRONGEST
         assert sum(bool(CITY.match(reason.partition(": ")[2])) for reason in told) <= 1
     assert any(len(text.split(" | ")) > STRONGEST for text in found)
+
+
+def chosen_for_one(weights: list[float], texts: list[tuple[tuple[str, bool], tuple[str, bool]]]) -> str:
+    """The reasons of one kind, one after the other; of each topic the weight, and a text against and one for."""
+    strongest_first = sorted(zip(weights, texts, strict=True), key=lambda topic: -abs(topic[0]))
+    found: list[str] = []
+    for weight, text in strongest_first:
+        reason, is_borne_out = text[bool(weight > 0)]
+        side = reason.partition(":")[0]
+        if abs(weight) >= LEAST_CONTRIBUTION and is_borne_out and sum(r.startswith(side) for r in found) < STRONGEST:
+            found.append(reason)
+    weight, text = strongest_first[0]
+    return SEPARATOR.join(found or [text[bool(weight > 0)][0]])
+
+
+@pytest.mark.parametrize("scale", [1.0, -1.0, 0.1, 0.01, 0.0])
+def test_reasons_of_many_kinds_are_those_of_each_by_itself(model: ScoringModel, kinds: Kinds, scale: float) -> None:
+    odd = kinds.kinds.copy()
+    odd[:3, model.encoder.features.index("total_leads_droppped")] = (-1, 0, 10**6)
+    found = contributions(model.booster, model.encoder, odd)
+    told = Contributions(found.values * scale, found.columns, found.base)
+    alike = {column: sorts(column, model.encoder, odd) for column in told.columns}
+    city = ("city_mapped", "city_tier", "is_city_missing")
+    topics = [city, *((column,) for column in told.columns if column not in city)]
+    topics.sort(key=lambda topic: min(map(told.columns.index, topic)))  # of equal weights the first comes first
+    expected = []
+    for row, values in enumerate(told.values):
+        weights = [sum(values[told.columns.index(column)] for column in topic) for topic in topics]
+        sorts_of = [{column: alike[column][0][alike[column][1][row]] for column in topic} for topic in topics]
+        expected.append(chosen_for_one(weights, [_worded(sort, model.conversions) for sort in sorts_of]))
+    assert reasons_of(told, model.encoder, model.conversions, odd) == expected
+    assert [alike["total_leads_droppped"][0][place] for place in alike["total_leads_droppped"][1][:3]] == [
+        "-1",
+        "0",
+        "5",
+    ]
 
 
 def test_the_strongest_reason_comes_first_and_leads_of_its_sort_bear_it_out(model: ScoringModel, kinds: Kinds) -> None:

@@ -192,6 +192,31 @@ def test_every_row_that_was_read_is_kept_a_duplicate_or_rejected(ingested: Inges
             assert query(ingested.home, f"SELECT count(*) FROM {table} {where}") == [(account["kept"],)]
 
 
+def test_every_check_is_about_the_materialisation_that_it_came_with_which_is_looked_up_once(
+    trained_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[object] = []
+    look_up = dg.DagsterInstance.fetch_materializations
+
+    def counted(instance: dg.DagsterInstance, *args: Any, **kwargs: Any) -> object:
+        looked_up.append(args)
+        return look_up(instance, *args, **kwargs)
+
+    monkeypatch.setattr(dg.DagsterInstance, "fetch_materializations", counted)
+    with platform(trained_home) as found:
+        for times in (1, 2):
+            materialise(found, "new", "raw_leads", "cleaned_leads", "interaction_groups")
+            run = found.instance.get_runs(limit=1)[0]
+            events = [r.dagster_event for r in found.instance.all_logs(run.run_id) if r.dagster_event]
+            checks = [e.asset_check_evaluation_data for e in events if e.event_type is CHECKED]
+            assert len(checks) > len({check.asset_key for check in checks}) == 3
+            assert {check.target_materialization_data.run_id for check in checks} == {run.run_id}
+            about = {(check.asset_key, check.target_materialization_data.storage_id) for check in checks}
+            assert len(about) == 3
+            assert len(looked_up) == 3 * times
+        assert "fetch_materializations" not in vars(found.instance)
+
+
 def test_every_table_shows_its_rows_columns_and_a_preview(ingested: Ingested) -> None:
     told = run_of(ingested.home, "plain")
     rows = {asset: data["dagster/row_count"] for asset, data in told.materialised.items()}

@@ -146,4 +146,5 @@ def sorts(column: str, encoder: "Encoder", kinds: np.ndarray) -> tuple[list[str]
         levels = encoder.levels.get(column)
         names = [*levels, ""] if levels is not None else [name.rsplit("_", 1)[-1] for name in block]
         return names, np.argmax(kinds[:, [place[feature] for feature in block]], axis=1)
-    return [str(count) for count in range(MOST_COUNTED + 1)], np.minimum(kinds[:, place[column]], MOST_COUNTED)
+    counts, which = np.unique(np.minimum(kinds[:, place[column]], MOST_COUNTED), return_inverse=True)
+    return list(map(str, counts.tolist())), which

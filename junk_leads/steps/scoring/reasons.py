@@ -128,9 +128,8 @@ def reasons_of(told: Contributions, encoder: Encoder, rates: Mapping[str, float]
     weights = np.take_along_axis(weights, order, axis=1)
     speaks_for = weights > 0
     said = np.take_along_axis(np.stack(what, axis=1), order, axis=1) + speaks_for
-    is_told = (np.abs(weights) >= LEAST_CONTRIBUTION) & np.array([bears_out for _, bears_out in texts], dtype=bool)[
-        said
-    ]
+    is_borne_out = np.array([bears_out for _, bears_out in texts], dtype=bool)[said]
+    is_told = (np.abs(weights) >= LEAST_CONTRIBUTION) & is_borne_out
     for side in (speaks_for, ~speaks_for):
         is_told &= ~side | (np.cumsum(is_told & side, axis=1) <= STRONGEST)
     is_told[~is_told.any(axis=1), 0] = True
