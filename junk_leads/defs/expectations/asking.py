@@ -129,13 +129,11 @@ def has_worker() -> bool:
 
 
 def warm_up() -> None:
-    """Import Great Expectations and ask it something: its first answer takes five times as long as the next ones."""
+    """Import Great Expectations and make its context, which the first question would wait for; no thread is begun."""
     import pandas as pd
+    from great_expectations import ExpectationSuite  # noqa: F401
 
-    from junk_leads.defs.expectations.suites import Expectation
-
-    there = Expectation("warm_up", "expect_column_values_to_not_be_null", {"column": "value"})
-    _ask_here([there], pd.DataFrame({"value": [0]}), "BOOLEAN_ONLY")
+    _batches().get_batch(batch_parameters={"dataframe": pd.DataFrame()})
 
 
 def _ask_here(expectations: Sequence["Expectation"], frame: "pd.DataFrame", told: str) -> Results:
@@ -225,11 +223,22 @@ def main() -> None:
     sys.modules |= dict.fromkeys(LEFT_OUT)  # type: ignore[arg-type]  # as if they were not installed
     with importing():
         warm_up()
+        _answer_once()
     asking, calls = Connection(int(sys.argv[1])), SimpleQueue[Callable[[], Any] | None]()
     Thread(target=_take, args=(asking, calls), daemon=True).start()
     with suppress(OSError):
         for call in iter(calls.get, None):
             asking.send(call())
+
+
+def _answer_once() -> None:
+    """Answer something: the first answer takes five times as long as the next ones, and begins a thread."""
+    import pandas as pd
+
+    from junk_leads.defs.expectations.suites import Expectation
+
+    there = Expectation("there", "expect_column_values_to_not_be_null", {"column": "value"})
+    _ask_here([there], pd.DataFrame({"value": [0]}), "BOOLEAN_ONLY")
 
 
 def _take(asking: Connection, calls: "SimpleQueue[Callable[[], Any] | None]") -> None:
