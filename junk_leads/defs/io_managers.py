@@ -20,7 +20,7 @@ from junk_leads.defs.recovery import hold
 from junk_leads.engine.table_parts import Stored, relation_of
 from junk_leads.errors import WarehouseUnavailable
 from junk_leads.home import Home
-from junk_leads.stores.warehouse import connect, connect_again, is_waited_for, rows_of, store
+from junk_leads.stores.warehouse import connect, is_waited_for, opened, rows_of, store
 
 TURN_SECONDS = 1.0  # for so long a run may keep the warehouse from one output to the next
 PREVIEW_ROWS = 5
@@ -70,7 +70,7 @@ class Warehouse(dg.ConfigurableIOManager):
             self.release()
             return
         with self._connection:  # what it made for its output goes with it
-            self._connection = connect_again(Path(self.path))
+            self._connection = opened(Path(self.path))
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Hold the lock that says that a run is alive."""

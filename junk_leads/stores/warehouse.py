@@ -151,7 +151,7 @@ def _seen_locked(path: Path) -> bool:
 def _opened_or_held(path: Path) -> duckdb.DuckDBPyConnection | str:
     """The warehouse, open; or who holds it. Raises WarehouseUnavailable for a file that cannot be opened."""
     try:
-        return _opened(path)
+        return opened(path)
     except duckdb.ResourceInUseException:  # another thread is closing it, or has it by itself
         return "a thread of this one"
     except duckdb.IOException as error:
@@ -167,9 +167,10 @@ def _opened_or_held(path: Path) -> duckdb.DuckDBPyConnection | str:
         ) from error
 
 
-def _opened(path: Path) -> duckdb.DuckDBPyConnection:
+def opened(path: Path) -> duckdb.DuckDBPyConnection:
     """A connection to the file, one database for all of this process, as DuckDB has it of a file that it opens itself.
 
+    Nobody is waited for: who has the file open already gets another one. Raises duckdb.IOException when another has it.
     It is attached, which is how DuckDB is told of the size of row groups.
     """
     con = duckdb.connect(f":memory:{path}", config={"temp_directory": f"{path}.tmp"})
@@ -180,11 +181,6 @@ def _opened(path: Path) -> duckdb.DuckDBPyConnection:
         con.close()
         raise
     return con
-
-
-def connect_again(path: Path) -> duckdb.DuckDBPyConnection:
-    """Another connection to the warehouse, which this process has open: it is not waited for."""
-    return _opened(path)
 
 
 def _make_at(path: Path) -> None:

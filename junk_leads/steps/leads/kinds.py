@@ -139,12 +139,16 @@ def _one_number(values: np.ndarray) -> np.ndarray | None:
 
 
 def sorts(column: str, encoder: "Encoder", kinds: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The sorts that a column tells apart, by level, tier or count, and which of them each of k kinds is (k,)."""
+    """The sorts of k kinds of leads in a column, its levels, tiers or counts by name, and which each kind is (k,)."""
     place = {feature: number for number, feature in enumerate(encoder.features)}
     if column in encoder.blocks:
         block = encoder.blocks[column]
         levels = encoder.levels.get(column)
-        names = [*levels, ""] if levels is not None else [name.rsplit("_", 1)[-1] for name in block]
-        return names, np.argmax(kinds[:, [place[feature] for feature in block]], axis=1)
-    counts, which = np.unique(np.minimum(kinds[:, place[column]], MOST_COUNTED), return_inverse=True)
-    return list(map(str, counts.tolist())), which
+        told = [*levels, ""] if levels is not None else [name.rsplit("_", 1)[-1] for name in block]
+        found, which = np.unique(np.argmax(kinds[:, [place[f] for f in block]], axis=1), return_inverse=True)
+        names = [told[number] for number in found]
+    else:
+        found, which = np.unique(np.minimum(kinds[:, place[column]], MOST_COUNTED), return_inverse=True)
+        names = list(map(str, found.tolist()))
+    in_order, places = np.unique(np.array(names, dtype=str), return_inverse=True)
+    return in_order.tolist(), places[which]

@@ -96,8 +96,7 @@ def conversions(data: "LabelledFeatures", encoder: Encoder) -> dict[str, float]:
         np.bincount(data.kind, weights, len(data.kinds)) for weights in (data.counts, data.counts * data.labels)
     )
     for column in dict.fromkeys(encoder.sources.values()):
-        of_column, place = sorts(column, encoder, data.kinds)
-        names, place = np.unique(np.array(of_column)[place], return_inverse=True)
+        names, place = sorts(column, encoder, data.kinds)
         counts, ones = (np.bincount(place, weights) for weights in (leads, genuine))
         told = np.flatnonzero(counts >= LEAST_LEADS)
         found |= {f"{column}: {names[n]}": round(float(ones[n] / counts[n]), 6) for n in told}

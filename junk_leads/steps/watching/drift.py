@@ -22,8 +22,7 @@ def drift(data: LabelledFeatures, encoder: Encoder, since: int) -> dict[str, flo
     outside, inside = (np.bincount(data.kind, data.counts * when, len(data.kinds)) for when in (~is_since, is_since))
     found = {}
     for column in dict.fromkeys(encoder.sources.values()):
-        names, place = sorts(column, encoder, data.kinds)
-        _, place = np.unique(np.array(names)[place], return_inverse=True)
+        _, place = sorts(column, encoder, data.kinds)
         found[column] = stability_index(*(np.bincount(place, weights) for weights in (outside, inside)))
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
